@@ -1,0 +1,43 @@
+# `make quickstart` and `make test` need Python 3.11 or newer and a package registry, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: help install quickstart test slow lint up clean
+
+help:
+	@echo "make quickstart   install, then raw text to a chat model on the embedded default"
+	@echo "make test         install, then the fast tests"
+	@echo "make slow         the tests that take minutes, real servers and kills among them"
+	@echo "make lint         style and import contracts"
+	@echo "make up           Prefect, MLflow and the deployments, until Ctrl-C"
+	@echo "make clean        remove the environment; artifacts in .minimind/ stay"
+
+install: $(STAMP)
+
+# One pip command for everything: torch must be resolved together with the rest, under the constraints.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "MiniMind needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(STAMP)
+
+quickstart: install
+	$(BIN)/minimind run
+
+test: install
+	$(BIN)/python -m pytest
+
+slow: install
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+up: install
+	$(BIN)/minimind up
+
+clean:
+	rm -rf .venv *.egg-info .pytest_cache .ruff_cache

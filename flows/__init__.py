@@ -1,0 +1,1 @@
+"""The order of things: which stage follows which."""

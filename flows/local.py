@@ -1,0 +1,194 @@
+"""The same flows without a deployment: what `minimind run`, `plan` and their kin call.
+
+With `minimind up` running, a flow reports to that Prefect server; without, it gets a server of its
+own for as long as it runs, on the same database, so that its page is there afterwards too.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows import serve
+from minimind import runtime
+from minimind.artifact import Artifact, Store, open_artifact, verify
+from minimind.config import nearest
+from minimind.errors import ArtifactError, ConfigError, MiniMindError, MissingError, ServiceError, StageError
+
+FULL = "full-pipeline"
+
+
+def flow_names() -> list[str]:
+    """Every flow that can be run, in the order of the pipeline."""
+    return [FULL, *(flow.name for flow in _stage_flows())]
+
+
+def parameters_of(name: str) -> set[str]:
+    """The parameters a flow takes."""
+    return set(_find(name).parameters.properties)
+
+
+def run(name: str, parameters: dict[str, Any], *, console: Console) -> str:
+    """Run a flow to its end and give the registry URI of what it made. Raises StageError where a stage fails."""
+    from tasks.display import Display
+    from tasks.pipeline import showing
+
+    flow = _find(name)
+    if name == FULL and not parameters.get("refresh") and (done := _all_there(parameters)):
+        console.print(f"[green]✓[/green] all {len(done)} stages are there already; nothing to run", highlight=False)
+        return _published(parameters)
+    with serve.prefect_for_one_run(console), showing(Display(console)):
+        try:
+            return flow(**parameters)
+        except MiniMindError:
+            raise
+        except Exception as error:
+            raise StageError(f"{name} failed: {type(error).__name__}: {error}") from error
+
+
+def plan(parameters: dict[str, Any], *, console: Console, as_json: bool) -> None:
+    """Say of every stage whether it would run and why. Starts nothing."""
+    steps = _plan(parameters)
+    if as_json:
+        rows = [
+            {"stage": s.label, "fingerprint": s.parts.fingerprint(), "reuse": s.reused, "reasons": list(s.reasons)}
+            for s in steps
+        ]
+        console.print_json(json.dumps(rows, ensure_ascii=False))
+        return
+    table = Table("stage", "does", "because", "fingerprint")
+    for step in steps:
+        reasons = "\n".join(step.reasons[:4]) + (
+            f"\n… and {len(step.reasons) - 4} more" if len(step.reasons) > 4 else ""
+        )
+        what = "[green]reuse[/green]" if step.reused else "[yellow]run[/yellow]"
+        table.add_row(step.label, what, escape(reasons), step.parts.fingerprint())
+    console.print(table)
+    waiting = sum(not step.reused for step in steps)
+    console.print(f"{waiting} of {len(steps)} stages would run" if waiting else "nothing to run", highlight=False)
+
+
+def find_model(model: str) -> Path:
+    """The directory of a model given as a registry URI, an artifact's directory, or a short name (`dpo`)."""
+    from minimind.evaluate.config import MODEL_NAMES
+    from tasks.tracking import CANDIDATE, Tracker
+
+    if Path(model).expanduser().is_dir():
+        return Path(model).expanduser().resolve()
+    known = (*MODEL_NAMES, "chat")
+    if model in known:
+        model = f"models:/minimind-{model}@{CANDIDATE}"
+    elif not model.startswith("models:/"):
+        raise MissingError(f"no model `{model}`{nearest(model, known)}; or give a models:/ URI or a directory")
+    artifact = Tracker(runtime.home()).resolve(model, Store())
+    if not (artifact.dir / "model.safetensors").exists():
+        raise ConfigError(f"{model} is a {artifact.kind}, not a model")
+    return artifact.dir
+
+
+def newest_report() -> Artifact:
+    """The artifact of the last published report card."""
+    cards = [artifact for artifact in Store().all() if artifact.kind == "publish"]
+    if not cards:
+        raise MissingError("no report card yet; `minimind run` writes one at the end of the pipeline")
+    return max(cards, key=lambda artifact: artifact.manifest.created_at)
+
+
+def runs(console: Console, *, count: int, as_json: bool) -> None:
+    """List the newest runs, pipelines and stages, as MLflow has them."""
+    from tasks.tracking import Tracker
+
+    rows = Tracker(runtime.home()).newest_runs(count)
+    if as_json:
+        console.print_json(json.dumps(rows, ensure_ascii=False))
+        return
+    table = Table("started", "run", "status", "minutes", "made", "page")
+    for row in rows:
+        table.add_row(row["started"], row["name"], row["status"], f"{row['minutes']:.1f}", row["made"], row["page"])
+    console.print(table)
+
+
+def fsck(console: Console, *, as_json: bool) -> bool:
+    """Prove every sealed artifact against its manifest; says whether all are whole."""
+    results: list[dict[str, str]] = []
+    for directory in sorted(Store().root.glob("*/[!.]*")):
+        if not directory.is_dir():
+            continue
+        try:
+            verify(open_artifact(directory))
+            results.append({"artifact": str(directory), "state": "whole"})
+        except (ArtifactError, MissingError) as error:
+            results.append({"artifact": str(directory), "state": str(error)})
+    damaged = [r for r in results if r["state"] != "whole"]
+    if as_json:
+        console.print_json(json.dumps(results, ensure_ascii=False))
+    else:
+        for result in damaged:
+            console.print(f"[red]✗[/red] {escape(result['state'])}", highlight=False)
+        console.print(f"{len(results) - len(damaged)} of {len(results)} artifacts are whole", highlight=False)
+    return not damaged
+
+
+def sync(console: Console) -> None:
+    """Deliver to MLflow what it missed while it was down."""
+    from tasks.tracking import Tracker
+
+    tracker = Tracker(runtime.home())
+    delivered = tracker.sync(Store())
+    for registration in delivered:
+        console.print(f"sent {registration.uri or registration.run_id}", highlight=False)
+    console.print(f"{len(delivered)} artifact(s) delivered to {tracker.uri}", highlight=False)
+
+
+def _stage_flows() -> tuple[Any, ...]:
+    from flows.stages import ALL
+
+    return ALL
+
+
+def _find(name: str) -> Any:
+    from flows.full_pipeline import full_pipeline
+
+    found = {flow.name: flow for flow in (full_pipeline, *_stage_flows())}.get(name)
+    if found is None:
+        raise ConfigError(f"no stage `{name}`{nearest(name, flow_names())}")
+    return found
+
+
+def _plan(parameters: dict[str, Any]) -> list[Any]:
+    from flows.full_pipeline import full_pipeline
+    from tasks.pipeline import planning
+
+    with planning() as steps:
+        full_pipeline.fn(**parameters)
+    return steps
+
+
+def _all_there(parameters: dict[str, Any]) -> list[Any]:
+    """The steps of the pipeline if every one is sealed, whole and known to MLflow; else an empty list."""
+    from tasks.tracking import Tracker
+
+    steps = _plan(parameters)
+    if not all(step.reused for step in steps):
+        return []
+    try:
+        tracker, store = Tracker(runtime.home()), Store()
+    except ServiceError:
+        return steps
+    paths = [store.path(step.parts.stage, step.parts.fingerprint()) for step in steps]
+    return steps if all(tracker.registration(open_artifact(path)) for path in paths) else []
+
+
+def _published(parameters: dict[str, Any]) -> str:
+    from tasks.tracking import Tracker
+
+    last = _plan(parameters)[-1]
+    artifact = open_artifact(Store().path(last.parts.stage, last.parts.fingerprint()))
+    try:
+        registration = Tracker(runtime.home()).registration(artifact)
+    except ServiceError:
+        return str(artifact.dir)
+    return (registration and registration.uri) or str(artifact.dir)

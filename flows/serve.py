@@ -1,0 +1,235 @@
+"""The servers: `minimind up`, and the Prefect server a single run gets when nothing is up.
+
+Every server is a child this process owns: in a session of its own, so that Ctrl-C reaches it only
+through us, and told by the kernel to end if we are killed. All listen on the loopback alone.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+
+from minimind import runtime
+from minimind.errors import ConfigError, ServiceError
+
+HOST = "127.0.0.1"
+PREFECT_PORT = 4200  # pyproject.toml points a plain `prefect` command in this checkout at it
+MLFLOW_PORT = 5000
+HEALTH_SECONDS = 120.0  # a busy two-core machine needs 20 to 40
+GRACE_SECONDS = 15.0
+
+
+@dataclass
+class Server:
+    """A child process, how to see that it is well, and its log."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    is_healthy: Callable[[], bool]
+    log: Path
+
+    def wait_until_healthy(self) -> None:
+        """Return once the server answers. Raises ServiceError with the end of its log if it does not."""
+        deadline = time.monotonic() + HEALTH_SECONDS
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise ServiceError(f"{self.name} ended with exit code {self.process.returncode}; {self.last_words()}")
+            if self.is_healthy():
+                return
+            time.sleep(0.3)
+        raise ServiceError(f"{self.name} is not up after {HEALTH_SECONDS:.0f} s; {self.last_words()}")
+
+    def stop(self) -> None:
+        """End the process and all it started."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            if self.process.poll() is not None:
+                break
+            _signal_group(self.process.pid, number)
+            try:
+                self.process.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                continue
+        _signal_group(self.process.pid, signal.SIGKILL)  # what outlived its leader
+
+    def last_words(self) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:]
+        return f"the end of {self.log}:\n" + "\n".join(lines)
+
+
+def environment(home: Path) -> dict[str, str]:
+    """What Prefect and MLflow must know before they are imported: state in the store, nothing sent home, no pickles."""
+    return {
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": os.environ.get("MINIMIND_PREFECT_CONSOLE", "ERROR"),
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+
+
+@contextmanager
+def prefect_for_one_run(console: Console) -> Iterator[None]:
+    """Inside, Prefect has a server: the one that is up, else one of our own."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
+
+    address = f"http://{HOST}:{PREFECT_PORT}"
+    with ExitStack() as stack:
+        if not _answers(f"{address}/api/health"):
+            port = _free_port()
+            address = f"http://{HOST}:{port}"
+            with console.status("starting a Prefect server for this run"):
+                server = start_prefect(runtime.home(), port)
+                stack.callback(server.stop)
+                server.wait_until_healthy()
+        stack.enter_context(temporary_settings({PREFECT_API_URL: f"{address}/api", PREFECT_UI_URL: address}))
+        yield
+
+
+def start_prefect(home: Path, port: int) -> Server:
+    """Start the Prefect server; it is not healthy yet."""
+    address = f"http://{HOST}:{port}"
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    extra = {
+        "PREFECT_API_URL": f"{address}/api",
+        "PREFECT_UI_API_URL": f"{address}/api",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": address,
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    }
+    return _start("prefect", command, home, extra, is_healthy=lambda: _answers(f"{address}/api/health"))
+
+
+def start_mlflow(home: Path, port: int) -> Server:
+    """Start the MLflow server on the store's database, or on the one `MLFLOW_TRACKING_URI` names."""
+    from tasks.tracking import create_database, default_tracking_uri
+
+    uri = default_tracking_uri(home)
+    if uri.startswith("http"):
+        raise ConfigError(f"MLFLOW_TRACKING_URI is the server {uri}; start without --mlflow, its page is there")
+    create_database(home)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", uri, "--default-artifact-root", (home / "mlartifacts").as_uri()]
+    return _start("mlflow", command, home, {}, is_healthy=lambda: _answers(f"http://{HOST}:{port}/health"))
+
+
+def start_deployments(home: Path, prefect_port: int, mlflow_port: int) -> Server:
+    """Start the process that serves every flow as a deployment named `local`."""
+    extra = {
+        "PREFECT_API_URL": f"http://{HOST}:{prefect_port}/api",
+        "PREFECT_UI_URL": f"http://{HOST}:{prefect_port}",
+        "MINIMIND_MLFLOW_URL": f"http://{HOST}:{mlflow_port}",
+    }
+    ready = home / "logs" / "deployments.ready"
+    ready.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "flows.deployments", str(ready)]
+    return _start("deployments", command, home, extra, is_healthy=ready.exists)
+
+
+def up(console: Console, *, prefect_port: int = PREFECT_PORT, mlflow_port: int = MLFLOW_PORT) -> None:
+    """Start all servers, say where they are, and keep them until Ctrl-C or until one of them ends."""
+    home = runtime.home()
+    for name, port in (("prefect", prefect_port), ("mlflow", mlflow_port)):
+        if not _is_free(port):
+            raise ServiceError(f"port {port} is taken; end what listens there, or give --{name}-port")
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    with ExitStack() as stack:
+        servers = []
+        for start in (lambda: start_prefect(home, prefect_port), lambda: start_mlflow(home, mlflow_port)):
+            servers.append(start())
+            stack.callback(servers[-1].stop)
+        with console.status("starting Prefect and MLflow"):
+            for server in servers:
+                server.wait_until_healthy()
+        servers.append(start_deployments(home, prefect_port, mlflow_port))
+        stack.callback(servers[-1].stop)
+        with console.status("registering deployments"):
+            servers[-1].wait_until_healthy()
+        _say_where(console, prefect_port, mlflow_port)
+        try:
+            _watch(servers)
+        except KeyboardInterrupt:
+            console.print("stopping …")
+    console.print("all servers are down", highlight=False)
+
+
+def _say_where(console: Console, prefect_port: int, mlflow_port: int) -> None:
+    from flows.deployments import names
+
+    console.print(f"Prefect      http://{HOST}:{prefect_port}", highlight=False)
+    console.print(f"MLflow       http://{HOST}:{mlflow_port}", highlight=False)
+    console.print(f"deployments  {', '.join(names())}", highlight=False)
+    console.print("\nIn another shell, in this checkout:")
+    if prefect_port != PREFECT_PORT:
+        console.print(f"  export PREFECT_API_URL=http://{HOST}:{prefect_port}/api", highlight=False)
+    console.print("  prefect deployment run full-pipeline/local --watch", highlight=False)
+    console.print("\nCtrl-C stops all of it.", highlight=False)
+
+
+def _watch(servers: list[Server]) -> None:
+    while True:
+        for server in servers:
+            if server.process.poll() is not None:
+                raise ServiceError(
+                    f"{server.name} ended (exit code {server.process.returncode}); {server.last_words()}"
+                )
+        time.sleep(1)
+
+
+def _start(
+    name: str, command: list[str], home: Path, extra: Mapping[str, str], *, is_healthy: Callable[[], bool]
+) -> Server:
+    log = home / "logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=runtime.CHECKOUT,
+            env={**os.environ, **environment(home), **extra},
+            start_new_session=True,
+            preexec_fn=runtime.end_with_parent,
+        )
+    return Server(name, process, is_healthy, log)
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]

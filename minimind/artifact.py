@@ -1,0 +1,196 @@
+"""Artifacts: sealed directories that are there whole or not at all.
+
+    <home>/artifacts/<stage>/<fingerprint>/   payload files, summary.json, manifest.json
+    <home>/artifacts/<stage>/.<fingerprint>.scratch/   being built; kept after a failure, for a resume
+    <home>/artifacts/<stage>/.<fingerprint>.lock       held by the one process that builds it
+
+A scratch directory becomes an artifact by one rename, after its files, manifest and directories
+are flushed: present means whole. `verify` proves it again from the manifest's sha256 sums.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from pydantic import ValidationError
+
+from minimind import runtime
+from minimind.config import Config
+from minimind.errors import ArtifactError, MissingError
+from minimind.fingerprint import Parts
+
+MANIFEST_FILE = "manifest.json"
+SUMMARY_FILE = "summary.json"
+
+
+class Summary(Config):
+    """What a stage says of itself: figures for people and MLflow, a few samples, warnings."""
+
+    figures: dict[str, int | float | str | None] = {}
+    samples: list[str] = []
+    warnings: list[str] = []
+
+
+class FileEntry(Config):
+    """A payload file: path relative to the artifact, bytes, sha256."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Manifest(Config):
+    """Where an artifact comes from and which bytes it is."""
+
+    kind: str
+    fingerprint: str
+    parts: Parts
+    parents: dict[str, str]
+    """Input name → fingerprint of the artifact that was read."""
+    files: list[FileEntry]
+    created_at: str
+    seconds: float
+    code_commit: str | None
+    libraries: dict[str, str]
+    host: dict[str, Any]
+    context: dict[str, str] = {}
+    """Who asked for it: recipe, data spec, run links. Not part of the identity."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A sealed directory and its manifest."""
+
+    dir: Path
+    manifest: Manifest
+
+    @property
+    def kind(self) -> str:
+        return self.manifest.kind
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest.fingerprint
+
+    def summary(self) -> Summary:
+        return Summary.model_validate_json((self.dir / SUMMARY_FILE).read_text(encoding="utf-8"))
+
+
+def open_artifact(directory: Path) -> Artifact:
+    """The artifact at `directory`, its manifest read but its bytes not proven (see `verify`)."""
+    path = directory / MANIFEST_FILE
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingError(f"{directory}: no artifact here (there is no {MANIFEST_FILE})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ArtifactError(f"{path}: damaged manifest ({first['msg']}); delete {directory} and run again") from None
+    return Artifact(directory, manifest)
+
+
+def verify(artifact: Artifact) -> None:
+    """Prove every byte against the manifest. Raises ArtifactError with the first file that differs."""
+    manifest = artifact.manifest
+    if manifest.parts.fingerprint() != manifest.fingerprint:
+        raise ArtifactError(f"{artifact.dir / MANIFEST_FILE}: its parts do not give its fingerprint; it was changed")
+    remedy = f"delete {artifact.dir} and run the stage {manifest.kind} again"
+    for entry in manifest.files:
+        path = artifact.dir / entry.path
+        if not path.is_file():
+            raise ArtifactError(f"{path}: missing from a sealed artifact; {remedy}")
+        if path.stat().st_size != entry.size:
+            raise ArtifactError(f"{path}: {path.stat().st_size} bytes, sealed with {entry.size}; {remedy}")
+        if runtime.file_sha256(path) != entry.sha256:
+            raise ArtifactError(f"{path}: its bytes changed since it was sealed; {remedy}")
+
+
+class Store:
+    """The artifacts under one home directory."""
+
+    def __init__(self, home: Path | None = None) -> None:
+        self.root = (home or runtime.home()) / "artifacts"
+
+    def path(self, stage: str, fingerprint: str) -> Path:
+        return self.root / stage / fingerprint
+
+    def scratch(self, stage: str, fingerprint: str) -> Path:
+        return self.root / stage / f".{fingerprint}.scratch"
+
+    def find(self, stage: str, fingerprint: str) -> Artifact | None:
+        """The sealed and proven artifact; None where there is none. Raises ArtifactError where it is damaged."""
+        path = self.path(stage, fingerprint)
+        if not path.exists():
+            return None
+        artifact = open_artifact(path)
+        verify(artifact)
+        return artifact
+
+    def all(self) -> Iterator[Artifact]:
+        """Every sealed artifact whose manifest can be read."""
+        for path in sorted(self.root.glob(f"*/[!.]*/{MANIFEST_FILE}")):
+            yield open_artifact(path.parent)
+
+    @contextmanager
+    def building(self, stage: str, fingerprint: str) -> Iterator[Path]:
+        """Hold the artifact's lock and yield its scratch directory, made if need be.
+
+        A second process waits here for the first; look again with `find` once inside. The
+        kernel frees the lock of a killed holder.
+        """
+        scratch = self.scratch(stage, fingerprint)
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / stage / f".{fingerprint}.lock"):
+            self._recover(self.path(stage, fingerprint))
+            scratch.mkdir(exist_ok=True)
+            yield scratch
+
+    def seal(self, scratch: Path, summary: Summary, manifest: Manifest) -> Artifact:
+        """Turn a scratch directory into the artifact; `manifest.files` is filled in here."""
+        runtime.write_json(scratch / SUMMARY_FILE, summary.model_dump(mode="json"))
+        manifest = manifest.replace(files=_entries(scratch))
+        for directory in {scratch, *(p for p in scratch.rglob("*") if p.is_dir())}:
+            runtime.fsync_path(directory)
+        runtime.write_json(scratch / MANIFEST_FILE, manifest.model_dump(mode="json"))
+        target = self.path(manifest.parts.stage, manifest.fingerprint)
+        self.place(scratch, target)
+        return Artifact(target, manifest)
+
+    def place(self, whole: Path, target: Path) -> None:
+        """Put a whole directory where an artifact belongs; one that is there is set aside first, then removed."""
+        aside = _aside(target)
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            target.rename(aside)
+        whole.rename(target)
+        runtime.fsync_path(target.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _recover(self, target: Path) -> None:
+        """Undo a replacement that was killed between its two renames."""
+        aside = _aside(target)
+        if aside.exists() and not target.exists():
+            aside.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.replaced")
+
+
+def _entries(scratch: Path) -> list[FileEntry]:
+    """The payload below `scratch`, flushed to the disk, in the order of its paths."""
+    entries = []
+    for path in sorted(p for p in scratch.rglob("*") if p.is_file() and p.name != MANIFEST_FILE):
+        runtime.fsync_path(path)
+        relative = path.relative_to(scratch).as_posix()
+        entries.append(FileEntry(path=relative, size=path.stat().st_size, sha256=runtime.file_sha256(path)))
+    return entries
+
+
+Inputs = Mapping[str, Artifact]
+"""What a stage function reads: input name → artifact."""

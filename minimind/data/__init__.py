@@ -1,0 +1,1 @@
+"""Rows, rules, shards, tokenizer, tokens and batches: everything before a tensor."""

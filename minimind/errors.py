@@ -1,0 +1,48 @@
+"""Errors a user can act on, as a tree.
+
+    MiniMindError
+    ├── ConfigError    (ValueError)         a recipe, data spec or option says something impossible
+    ├── DataError      (ValueError)         input rows or files cannot be used
+    ├── MissingError   (FileNotFoundError)  a file, artifact, model or program is not there
+    ├── ArtifactError  (OSError)            an artifact is damaged or of another format
+    ├── ServiceError   (ConnectionError)    a server that was needed does not answer
+    └── StageError     (RuntimeError)       a stage failed while it ran; carries the last log lines
+
+Each is also the standard error it refines, so `except ValueError` keeps working. The command
+line prints the message on one line without a traceback; `exit_code` says how it ends.
+"""
+
+
+class MiniMindError(Exception):
+    """What was given, what is allowed and what to do, in one message."""
+
+    exit_code = 2
+
+    def __str__(self) -> str:  # OSError would print a tuple
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+class ConfigError(MiniMindError, ValueError):
+    """A recipe, data spec or option says something impossible."""
+
+
+class DataError(MiniMindError, ValueError):
+    """Input rows or files cannot be used."""
+
+
+class MissingError(MiniMindError, FileNotFoundError):
+    """A file, artifact, model or program is not there."""
+
+
+class ArtifactError(MiniMindError, OSError):
+    """An artifact is damaged or was written in another format."""
+
+
+class ServiceError(MiniMindError, ConnectionError):
+    """A server that was needed does not answer."""
+
+
+class StageError(MiniMindError, RuntimeError):
+    """A stage failed while it ran."""
+
+    exit_code = 1

@@ -1,0 +1,1 @@
+"""What a model knows, and the report card that says so."""

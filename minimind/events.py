@@ -1,0 +1,109 @@
+"""The stream of events a running stage leaves in `events.jsonl`, and how others follow it.
+
+One JSON object a line, appended by one process (rank 0 of a training, or the stage itself):
+
+    {"time": 1760000000.123, "kind": "step", "step": 10, "total": 300, "metrics": {"loss": 5.1, ...}}
+    {"time": ..., "kind": "progress", "step": 40, "total": 100, "message": "MB read"}
+    {"time": ..., "kind": "log", "level": "warning", "message": "..."}
+
+The file is the truth; MLflow, Prefect and the progress bar are views of it that may lag, fail and
+catch up. A byte offset names a position in it, so a resumed training cuts the file back to the
+offset of its checkpoint and the lines come out as if nothing had happened (but for `time`).
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from minimind.config import Config
+
+EVENTS_FILE = "events.jsonl"
+
+Row = TypeVar("Row")
+
+
+class Event(Config):
+    """One line of the stream. `step` and `total` count steps, rows or bytes; `message` names the unit of a progress."""
+
+    time: float
+    kind: Literal["step", "progress", "log"]
+    step: int = 0
+    total: int = 0
+    metrics: dict[str, float | None] = {}
+    level: Literal["info", "warning", "error"] = "info"
+    message: str = ""
+
+
+class EventWriter:
+    """Appends events to `path`; usable as a context manager.
+
+    `keep_bytes` cuts the file back to that offset first (a resume); by default it is appended to.
+    """
+
+    def __init__(self, path: Path, *, keep_bytes: int | None = None) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+        if keep_bytes is not None:
+            self._file.truncate(keep_bytes)
+        self._last_progress = 0.0
+
+    def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        """The figures of one training step; a value that is not finite is written as null."""
+        finite = {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
+        self._write({"kind": "step", "step": step, "total": total, "metrics": finite})
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """How far a stage is; at most five lines a second, but always the last one."""
+        if done < total and time.monotonic() - self._last_progress < 0.2:
+            return
+        self._last_progress = time.monotonic()
+        self._write({"kind": "progress", "step": done, "total": total, "message": unit})
+
+    def log(self, message: str, level: Literal["info", "warning", "error"] = "info") -> None:
+        """A line for people."""
+        self._write({"kind": "log", "level": level, "message": message})
+
+    def track(self, rows: Iterator[Row], total: int, unit: str) -> Iterator[Row]:
+        """Pass `rows` through and report how many went by."""
+        for done, row in enumerate(rows, 1):
+            yield row
+            self.progress(done, total, unit)
+
+    def offset(self) -> int:
+        """Bytes written so far, flushed to the disk first: what a checkpoint remembers."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "EventWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write(self, fields: Mapping[str, object]) -> None:
+        line = json.dumps({"time": round(time.time(), 3), **fields}, ensure_ascii=False, allow_nan=False)
+        self._file.write(line.encode("utf-8") + b"\n")
+        self._file.flush()
+
+
+def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
+    """The whole lines after byte `offset`, and the offset behind the last of them.
+
+    A line still being written is left for the next call; a file that is not there yet has no
+    events; one that became shorter than `offset` (a resume cut it) is read from its new end.
+    """
+    if not path.exists():
+        return [], offset
+    with path.open("rb") as file:
+        file.seek(min(offset, path.stat().st_size))
+        start = file.tell()
+        block = file.read()
+    whole = block[: block.rfind(b"\n") + 1]
+    return [Event.model_validate_json(line) for line in whole.splitlines()], start + len(whole)

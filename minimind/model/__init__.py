@@ -1,0 +1,1 @@
+"""The Transformer, its layers, adapters and files."""

@@ -1,0 +1,101 @@
+"""A recipe: how a model is learnt, every stage's settings in one TOML file.
+
+The sections are the stages' own config classes, so a recipe cannot say what a stage does not
+understand. What is learnt from is said elsewhere, by the data spec that `[data] spec` names.
+A training section that is left out is a stage that does not run; `[pretrain]` always does.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from minimind import runtime
+from minimind.config import WHERE, Config, apply_overrides, nearest, read_toml
+from minimind.data.tokenizer import TokenizerConfig
+from minimind.errors import ConfigError, MissingError
+from minimind.evaluate.config import EvaluateConfig, PublishConfig
+from minimind.model.config import ModelConfig
+from minimind.train.config import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainConfig
+
+
+class DataSection(Config):
+    """`[data]`: a data spec by name (a file in `data_specs/`) or by path."""
+
+    spec: str = "pydocs"
+
+
+class DistillSection(DistillConfig):
+    """`[distill]`, and the model that teaches: a registry URI or an artifact directory."""
+
+    teacher: Annotated[str, WHERE] = "models:/minimind-sft@champion"
+
+    def stage_config(self) -> DistillConfig:
+        return DistillConfig.model_validate(self.model_dump(exclude={"teacher"}))
+
+
+class Recipe(Config):
+    """All settings of a pipeline."""
+
+    name: str
+    description: str = ""
+    data: DataSection = DataSection()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    model: ModelConfig
+    pretrain: TrainConfig
+    sft: SftConfig | None = None
+    dpo: DpoConfig | None = None
+    lora: LoraConfig | None = None
+    distill: DistillSection | None = None
+    evaluate: EvaluateConfig = EvaluateConfig()
+    publish: PublishConfig = PublishConfig()
+
+    def pretrain_config(self, vocab_size: int) -> PretrainConfig:
+        """`[pretrain]` together with `[model]`, sized for the tokenizer that is used."""
+        return PretrainConfig(**dict(self.pretrain), model=self.model.replace(vocab_size=vocab_size))
+
+    def longest_document(self, rows: str) -> int | None:
+        """Tokens a conversation or one side of a pair may have; None where documents are split instead."""
+        lengths = {
+            "chat": [c.length for c in (self.sft, self.lora, self.distill) if c],
+            "preference": [self.dpo.length] if self.dpo else [],
+        }
+        return min(lengths.get(rows, []), default=None)
+
+
+def recipe_dir() -> Path:
+    """Where the recipes that ship are."""
+    return runtime.CHECKOUT / "flows" / "recipes"
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in recipe_dir().glob("*.toml"))
+
+
+def load_recipe(recipe: str, *, overrides: Sequence[str] = (), data: str | None = None) -> Recipe:
+    """The recipe of that name or path with `section.key=value` overrides; `data` replaces its data spec.
+
+    Raises MissingError with the names that ship, or ConfigError with the file, the key and the nearest known key.
+    """
+    path = Path(recipe).expanduser() if recipe.endswith(".toml") else recipe_dir() / f"{recipe}.toml"
+    if not path.exists():
+        known = recipe_names()
+        raise MissingError(f"no recipe `{recipe}`{nearest(recipe, known)}; a path must end in .toml")
+    values = apply_overrides(read_toml(path), overrides)
+    values.setdefault("name", path.stem)
+    if data:
+        values["data"] = {**_table(values, "data", path), "spec": data}
+    tokenizer = TokenizerConfig.parse(_table(values, "tokenizer", path), origin=f"{path} [tokenizer]")
+    values["model"] = {"vocab_size": tokenizer.vocab_size, **_table(values, "model", path)}
+    if values["model"]["vocab_size"] != tokenizer.vocab_size:
+        raise ConfigError(
+            f"{path}: `model.vocab_size` {values['model']['vocab_size']} is not `tokenizer.vocab_size` "
+            f"{tokenizer.vocab_size}; leave the first out"
+        )
+    return Recipe.parse(values, origin=str(path) + (f" with -o {' '.join(overrides)}" if overrides else ""))
+
+
+def _table(values: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    table = values.get(name, {})
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{path}: `{name}` must be a section [{name}], not a value")
+    return dict(table)

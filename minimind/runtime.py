@@ -1,0 +1,149 @@
+"""The machine a stage runs on: where files live, how they are written safely, what hardware there is.
+
+Nothing here decides what is computed. torch is imported inside the functions that need it, so
+that `minimind --help` stays fast.
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+LIBRARIES = ("torch", "numpy", "pyarrow", "sentencepiece", "tokenizers", "mlflow", "prefect", "datasets")
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+def home() -> Path:
+    """The store of artifacts, databases and logs: `MINIMIND_HOME`, by default `.minimind/` in the checkout."""
+    return Path(os.environ.get("MINIMIND_HOME") or CHECKOUT / ".minimind").expanduser().resolve()
+
+
+def fsync_path(path: Path) -> None:
+    """Flush a file or directory to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content` so that a crash leaves the old file or the new one, never half."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    fsync_path(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as readable JSON, atomically. NaN and infinity are refused."""
+    write_atomic(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal; constant memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """Have the kernel send this process `number` when the thread that started it ends.
+
+    Linux only (elsewhere it does nothing); it survives an exec, so it also serves as `preexec_fn`.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, int(number), 0, 0, 0)
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def cpu_count() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def host() -> dict[str, Any]:
+    """What a reader of a manifest wants to know of the machine."""
+    return {"name": platform.node(), "system": platform.platform(), "cores": cpu_count()}
+
+
+def libraries() -> dict[str, str]:
+    """Versions of Python and the packages that decide results; read from metadata, nothing is imported."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The checkout's commit with `+changes` where the tree differs from it; None outside git."""
+    git = shutil.which("git")
+    if git is None or not (CHECKOUT / ".git").exists():
+        return None
+
+    def ask(*arguments: str) -> str:
+        done = subprocess.run([git, "-C", str(CHECKOUT), *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    commit = ask("rev-parse", "--short=12", "HEAD")
+    return (commit + ("+changes" if ask("status", "--porcelain", "--untracked-files=no") else "")) if commit else None
+
+
+def choose_device(name: str = "auto") -> "torch.device":
+    """`auto` is CUDA, then MPS, then the CPU; under torchrun each local rank gets its own GPU."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device(name)
+
+
+def choose_precision(precision: Precision, device: "torch.device") -> "torch.dtype":
+    """The dtype of matrix products; `auto` takes bf16 where the hardware multiplies it natively.
+
+    A CPU without avx512_bf16 or AMX emulates bf16 more slowly than fp32, and fp16 on any CPU is
+    ten times slower still. GPUs before Ampere have only fp16, which needs a loss scaler.
+    """
+    import torch
+
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision != "auto":
+        return named[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if device.type == "cpu" and _cpu_multiplies_bf16() else torch.float32
+
+
+def _cpu_multiplies_bf16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("flags")[2].partition("\n")[0].split()
+    except OSError:
+        return False
+    return bool({"avx512_bf16", "amx_bf16"} & set(flags))

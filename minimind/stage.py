@@ -1,0 +1,114 @@
+"""A stage: a plain function `(config, inputs, out_dir) -> Summary` and what is needed to name its output.
+
+`build` runs one without any server: it takes the lock, reuses the sealed artifact where there is
+one, else runs the function in the scratch directory and seals it. `tasks.stage` wraps the same
+`build` into a Prefect task and an MLflow run.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from minimind import runtime
+from minimind.artifact import Artifact, Inputs, Manifest, Store, Summary
+from minimind.config import Config
+from minimind.errors import ArtifactError, ConfigError
+from minimind.fingerprint import Parts, code_digests
+
+logger = logging.getLogger(__name__)
+
+C = TypeVar("C", bound=Config)
+
+
+def _no_sources(_: Any) -> dict[str, str]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Stage(Generic[C]):
+    """A stage as a value. `inputs` are the names of the artifacts its function reads."""
+
+    name: str
+    function: Callable[[C, Inputs, Path], Summary]
+    inputs: tuple[str, ...] = ()
+    optional_inputs: tuple[str, ...] = ()
+    format_version: int = 1
+    resumable: bool = False
+    """Keeps its scratch directory after a failure and goes on from it."""
+    launches: tuple[str, ...] = ()
+    """Modules the function starts as processes: their code counts, though no import shows it."""
+    sources: Callable[[C], dict[str, str]] = _no_sources
+    """Name → digest of what is read from outside the store (files, installed packages)."""
+
+    def parts(self, config: C, inputs: Mapping[str, str]) -> Parts:
+        """What the fingerprint is made of; `inputs` maps input names to fingerprints."""
+        missing, unknown = set(self.inputs) - set(inputs), set(inputs) - {*self.inputs, *self.optional_inputs}
+        if missing or unknown:
+            raise ConfigError(f"stage {self.name} reads {', '.join(self.inputs)}; was given {', '.join(inputs)}")
+        return Parts(
+            stage=self.name,
+            format_version=self.format_version,
+            config=config.identity(),
+            inputs=dict(inputs),
+            sources=self.sources(config),
+            code=code_digests([self.function.__module__, *self.launches]),
+        )
+
+
+def build(
+    stage: Stage[C],
+    config: C,
+    inputs: Inputs,
+    *,
+    store: Store,
+    refresh: bool = False,
+    context: Mapping[str, str] | None = None,
+    on_start: Callable[[Path], None] = lambda scratch: None,
+) -> tuple[Artifact, bool]:
+    """The stage's artifact, and whether it was reused.
+
+    `refresh` runs it in any case. `on_start` is told the scratch directory just before the
+    function runs. A damaged artifact is replaced, and said so.
+    """
+    parts = stage.parts(config, {name: artifact.fingerprint for name, artifact in inputs.items()})
+    fingerprint = parts.fingerprint()
+    with store.building(stage.name, fingerprint) as scratch:
+        if not refresh and (found := _find(store, stage.name, fingerprint)):
+            scratch.rmdir() if not any(scratch.iterdir()) else shutil.rmtree(scratch)
+            return found, True
+        if not stage.resumable or refresh:
+            _empty(scratch)
+        on_start(scratch)
+        started = time.monotonic()
+        summary = stage.function(config, inputs, scratch)
+        manifest = Manifest(
+            kind=stage.name,
+            fingerprint=fingerprint,
+            parts=parts,
+            parents={name: artifact.fingerprint for name, artifact in inputs.items()},
+            files=[],
+            created_at=runtime.now(),
+            seconds=round(time.monotonic() - started, 3),
+            code_commit=runtime.git_commit(),
+            libraries=runtime.libraries(),
+            host=runtime.host(),
+            context=dict(context or {}),
+        )
+        return store.seal(scratch, summary, manifest), False
+
+
+def _find(store: Store, name: str, fingerprint: str) -> Artifact | None:
+    try:
+        return store.find(name, fingerprint)
+    except ArtifactError as error:
+        logger.warning("%s — it is built again now", error)
+        return None
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,1 @@
+"""One training loop, its objectives, and the processes it runs in."""

@@ -1,0 +1,1 @@
+"""Library stages as Prefect tasks and MLflow runs."""

@@ -1,0 +1,42 @@
+"""The data stages as tasks: rows in, memory-mapped tokens out."""
+
+from minimind.artifact import Artifact
+from minimind.data.cleaning import CLEAN
+from minimind.data.documents import RowKind
+from minimind.data.shards import SHARD
+from minimind.data.sources import INGEST
+from minimind.data.spec import clean_config, ingest_config, shard_config
+from minimind.data.tokenizer import TOKENIZER
+from minimind.data.tokens import TOKENS, TokensConfig
+from tasks.stage import Pipeline
+
+
+def ingest(run: Pipeline, kind: RowKind) -> Artifact:
+    """Read and validate the sources of one kind of rows."""
+    return run.stage(INGEST, ingest_config(run.spec, kind), {})
+
+
+def clean(run: Pipeline, rows: Artifact) -> Artifact:
+    """Repair, filter and deduplicate; every dropped row is kept aside with its reason."""
+    return run.stage(CLEAN, clean_config(run.spec, _kind(rows)), {"rows": rows})
+
+
+def shard(run: Pipeline, rows: Artifact) -> Artifact:
+    """Split into training and validation and write Arrow shards: the corpus."""
+    return run.stage(SHARD, shard_config(run.spec, _kind(rows)), {"rows": rows})
+
+
+def train_tokenizer(run: Pipeline, corpus: Artifact) -> Artifact:
+    """Learn the vocabulary from the text of a corpus."""
+    return run.stage(TOKENIZER, run.recipe.tokenizer, {"corpus": corpus})
+
+
+def tokenize(run: Pipeline, corpus: Artifact, tokenizer: Artifact) -> Artifact:
+    """Turn a corpus into a memory-mapped token set."""
+    kind = _kind(corpus)
+    config = TokensConfig(rows=kind, max_tokens=run.recipe.longest_document(kind))
+    return run.stage(TOKENS, config, {"corpus": corpus, "tokenizer": tokenizer})
+
+
+def _kind(artifact: Artifact) -> RowKind:
+    return artifact.manifest.parts.config["rows"]

@@ -1,0 +1,356 @@
+"""The wrapper that makes every library stage a Prefect task and an MLflow run.
+
+`Pipeline.stage` names the output (fingerprint), reuses the sealed artifact where it is whole, else
+runs the stage, follows its events, seals, records and registers it, and takes the result back from
+the registry for the next stage. The Prefect task's cache key is the fingerprint. A pipeline that
+only *plans* walks the same flow and runs nothing.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.context import FlowRunContext
+from prefect.runtime import flow_run
+
+from minimind import runtime
+from minimind.artifact import Artifact, Inputs, Manifest, Store, open_artifact
+from minimind.config import Config
+from minimind.data.documents import RowKind
+from minimind.data.spec import DataSpec, kinds
+from minimind.errors import ArtifactError, ConfigError, MiniMindError, ServiceError
+from minimind.events import Event
+from minimind.fingerprint import Parts, explain
+from minimind.recipe import Recipe
+from minimind.stage import Stage, build
+from tasks.display import Display
+from tasks.follow import Follower
+from tasks.tracking import Registration, Tracker, label_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a pipeline did, or plans to do, for one stage."""
+
+    label: str
+    parts: Parts
+    reused: bool
+    reasons: tuple[str, ...] = ()
+    uri: str | None = None
+
+
+@dataclass
+class Pipeline:
+    """One run of a flow: its recipe and data, where its artifacts live, and who is told."""
+
+    name: str
+    recipe: Recipe
+    spec: DataSpec
+    store: Store
+    tracker: Tracker | None
+    display: Display
+    refresh: bool = False
+    planning: bool = False
+    run_id: str | None = None
+    context: dict[str, str] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+
+    def stage(self, stage: Stage[Any], config: Config, inputs: Inputs) -> Artifact:
+        """The stage's artifact: reused where it may be, else built, recorded and registered."""
+        parts = stage.parts(config, {name: artifact.fingerprint for name, artifact in inputs.items()})
+        label, fingerprint = label_of(stage.name, parts.config), parts.fingerprint()
+        found, problem = self._look(stage.name, fingerprint)
+        reused = found is not None and not self.refresh
+        if self.planning:
+            reasons = () if reused else self._reasons(parts, problem)
+            self.steps.append(Step(label, parts, reused, reasons))
+            return found or _planned(self.store, parts)
+        if problem:
+            self.display.warn(f"{problem} — it is built again now")
+        uri = self._run(stage, config, inputs, label=label, fingerprint=fingerprint, whole=found is not None)
+        self.steps.append(Step(label, parts, reused, uri=uri))
+        return self._take(uri, stage.name, fingerprint)
+
+    @property
+    def kinds(self) -> tuple[RowKind, ...]:
+        """The kinds of rows the data spec has sources for."""
+        found = kinds(self.spec)
+        if "pretrain" not in found:
+            raise ConfigError(
+                f'data spec {self.spec.name}: no [[source]] has rows = "pretrain"; a model starts from text'
+            )
+        return found
+
+    def trains(self, stage: str) -> bool:
+        """Whether the recipe asks for a training stage; one that lacks its rows is skipped with a warning."""
+        if getattr(self.recipe, stage) is None:
+            return False
+        needed = {"chat", "preference"} if stage == "dpo" else {"chat"}
+        missing = sorted(needed - set(self.kinds))
+        if self.recipe.sft is None and stage != "sft":
+            self.display.warn(f"{stage} is skipped: it starts from sft, and recipe {self.recipe.name} has no [sft]")
+            return False
+        if missing:
+            self.display.warn(
+                f"{stage} is skipped: data spec {self.spec.name} has no rows of kind {', '.join(missing)}"
+            )
+        return not missing
+
+    def uri_of(self, artifact: Artifact) -> str:
+        """The registry URI of an artifact of this run; its directory where no registry answers."""
+        registration = self.tracker.registration(artifact) if self.tracker else None
+        return (registration and registration.uri) or str(artifact.dir)
+
+    def take(self, uri: str) -> Artifact:
+        """The artifact a registry URI or directory names, for a stage that is run alone."""
+        if not uri.startswith("models:/"):
+            return open_artifact(Path(uri).expanduser().resolve())
+        if self.tracker is None:
+            raise ServiceError(f"{uri}: the registry does not answer; give the artifact's directory instead")
+        return self.tracker.resolve(uri, self.store)
+
+    def _look(self, name: str, fingerprint: str) -> tuple[Artifact | None, str]:
+        try:
+            return self.store.find(name, fingerprint), ""
+        except ArtifactError as error:
+            return None, str(error)
+
+    def _run(
+        self, stage: Stage[Any], config: Config, inputs: Inputs, *, label: str, fingerprint: str, whole: bool
+    ) -> str | None:
+        """Through Prefect: its cache answers only while the sealed artifact is whole and recorded."""
+
+        def work() -> str | None:
+            return _build_and_record(self, stage, config, inputs, label)
+
+        known = whole and not self.refresh and self._is_recorded(stage.name, fingerprint)
+        wrapped = _stage_task.with_options(
+            name=stage.name,
+            task_run_name=label,
+            cache_key_fn=lambda *_: f"{stage.name}-{fingerprint}-{self.tracker.uri if self.tracker else 'untracked'}",
+            refresh_cache=not known,
+        )
+        ran: list[bool] = []
+        uri = wrapped(work=work, ran=ran)
+        if not ran:
+            self.display.finished(label, f"reused  {uri or fingerprint}")
+        return uri
+
+    def _is_recorded(self, name: str, fingerprint: str) -> bool:
+        if self.tracker is None:
+            return True
+        return self.tracker.registration(open_artifact(self.store.path(name, fingerprint))) is not None
+
+    def _take(self, uri: str | None, name: str, fingerprint: str) -> Artifact:
+        if uri and self.tracker:
+            try:
+                return self.tracker.resolve(uri, self.store)
+            except self.tracker.failures as error:
+                logger.warning("%s could not be asked for (%s); the local artifact is taken", uri, error)
+        return open_artifact(self.store.path(name, fingerprint))
+
+    def _reasons(self, parts: Parts, problem: str) -> tuple[str, ...]:
+        """Why a stage must run: against the artifact of the same stage that is nearest to it."""
+        if problem:
+            return (problem,)
+        if self.refresh:
+            return ("--refresh",)
+        label = label_of(parts.stage, parts.config)
+        same = [a for a in self.store.all() if label_of(a.kind, a.manifest.parts.config) == label]
+        if not same:
+            return ("not built yet",)
+        differences = [tuple(explain(artifact.manifest.parts, parts)) for artifact in same]
+        return min(differences, key=len) or ("its artifact was removed",)
+
+
+@task(name="stage", persist_result=True, result_serializer="json")
+def _stage_task(work: Callable[[], str | None], ran: list[bool]) -> str | None:
+    """The Prefect side of a stage. Its result is the registry URI; the artifact itself stays in the store."""
+    ran.append(True)
+    return work()
+
+
+def _build_and_record(pipeline: Pipeline, stage: Stage[Any], config: Config, inputs: Inputs, label: str) -> str | None:
+    pipeline.display.started(label)
+    context = dict(pipeline.context)
+    tracked = _Tracked(pipeline, label, stage, context)
+    try:
+        with _device_slot(pipeline, stage), tracked.following():
+            artifact, reused = build(
+                stage,
+                config,
+                inputs,
+                store=pipeline.store,
+                refresh=pipeline.refresh,
+                context=context,
+                on_start=tracked.start,
+            )
+    except BaseException as error:
+        tracked.failed(error)
+        raise
+    registration = tracked.record(artifact)
+    uri = registration.uri if registration else None
+    words = "reused" if reused else f"{artifact.manifest.seconds:.1f} s"
+    pipeline.display.finished(label, f"{words}  {uri or artifact.fingerprint}")
+    for warning in artifact.summary().warnings if not reused else ():
+        pipeline.display.warn(f"{label}: {warning}")
+    _show_in_prefect(artifact, registration, pipeline, label)
+    return uri
+
+
+class _Tracked:
+    """The MLflow run and the event follower of one stage that is being built."""
+
+    def __init__(self, pipeline: Pipeline, label: str, stage: Stage[Any], context: dict[str, str]) -> None:
+        self._pipeline, self._label, self._stage, self._context = pipeline, label, stage, context
+        self._run_id: str | None = None
+        self._follower: Follower | None = None
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            if self._follower:
+                self._follower.__exit__()
+
+    def start(self, scratch: Path) -> None:
+        """Open the run, or go on with the one an interrupted try of the same stage left, and follow."""
+        pipeline, tracker = self._pipeline, self._pipeline.tracker
+        note = scratch.with_suffix(".run")  # beside the scratch directory: no part of the artifact
+        sinks: dict[str, Callable[[list[Event]], None]] = {"display": lambda e: pipeline.display.events(self._label, e)}
+        delivered = -1
+        if tracker:
+            with self._tolerant("could not open a run"):
+                tags = {"stage": self._stage.name, **self._context}
+                before = note.read_text() if note.exists() and self._stage.resumable else None
+                self._run_id = before or tracker.begin(self._label, tags=tags, parent=pipeline.run_id)
+                if before:
+                    tracker.client.update_run(before, status="RUNNING")
+                    delivered = tracker.last_step(before)
+                note.write_text(self._run_id)
+                self._context["mlflow_run_id"] = self._run_id
+        if tracker and self._run_id:
+            run_id = self._run_id
+            sinks["MLflow"] = lambda events: tracker.log_steps(run_id, events)
+        if FlowRunContext.get():
+            sinks["Prefect"] = _prefect_sink(self._label)
+        self._follower = Follower(scratch, sinks, skip_to_step=delivered).__enter__()
+
+    def record(self, artifact: Artifact) -> Registration | None:
+        """Complete the run and register the artifact; a tracker that is down is made good by `minimind sync`."""
+        tracker = self._pipeline.tracker
+        if tracker is None:
+            return None
+        self._pipeline.store.scratch(artifact.kind, artifact.fingerprint).with_suffix(".run").unlink(missing_ok=True)
+        done = tracker.registration(artifact)
+        if done and not self._run_id:
+            return done
+        with self._tolerant(f"does not know {self._label} yet; `minimind sync` sends it later"):
+            return tracker.record(artifact, run_id=self._run_id, parent=self._pipeline.run_id)
+        return None
+
+    def failed(self, error: BaseException) -> None:
+        killed = not isinstance(error, Exception)
+        self._pipeline.display.failed(self._label, "stopped" if killed else _one_line(error))
+        if self._pipeline.tracker and self._run_id:
+            with self._tolerant("could not close a run"):
+                self._pipeline.tracker.end(self._run_id, "KILLED" if killed else "FAILED")
+
+    @contextmanager
+    def _tolerant(self, words: str) -> Iterator[None]:
+        tracker = self._pipeline.tracker
+        try:
+            yield
+        except tracker.failures if tracker else () as error:
+            self._pipeline.display.warn(f"MLflow {words} ({_one_line(error)})")
+
+
+def _device_slot(pipeline: Pipeline, stage: Stage[Any]) -> Any:
+    """Trainings take turns on a machine. A file lock, because the kernel frees it when its holder is killed."""
+    return FileLock(pipeline.store.root / ".accelerator.lock") if stage.launches else nullcontext()
+
+
+def _prefect_sink(label: str) -> Callable[[list[Event]], None]:
+    """Progress artifact and throttled log lines of a stage on the Prefect page of its run."""
+    log = get_run_logger()
+    key = label.replace("_", "-")
+    artifact_id = create_progress_artifact(progress=0.0, key=f"{key}-progress", description=f"{label}: progress")
+    last_time = [0.0]
+
+    def deliver(events: list[Event]) -> None:
+        for event in events:
+            if event.kind == "log":
+                log.warning(event.message) if event.level == "warning" else log.info(event.message)
+        moving = [event for event in events if event.kind != "log" and event.total]
+        if moving and moving[-1].time - last_time[0] > 5:
+            event, last_time[0] = moving[-1], moving[-1].time
+            log.info("%s/%s %s", event.step, event.total, _figures_line(event.metrics) or event.message)
+            update_progress_artifact(artifact_id=artifact_id, progress=min(100.0, 100 * event.step / event.total))
+
+    return deliver
+
+
+def _show_in_prefect(artifact: Artifact, registration: Registration | None, pipeline: Pipeline, label: str) -> None:
+    """A page of figures with the link to MLflow; the report card as it is."""
+    if not FlowRunContext.get():
+        return
+    lines = [
+        f"# {label}",
+        "",
+        f"`{registration.uri if registration and registration.uri else artifact.fingerprint}`",
+        "",
+    ]
+    if registration and pipeline.tracker:
+        link = pipeline.tracker.links.run(pipeline.tracker.experiment_id, registration.run_id)
+        lines += [f"[MLflow run]({link})", ""]
+    summary = artifact.summary()
+    lines += ["| figure | value |", "|---|---|", *(f"| {k} | {v} |" for k, v in summary.figures.items())]
+    lines += ["", *(f"- {warning}" for warning in summary.warnings)]
+    if summary.samples:
+        lines += ["", "## Samples", "```text", *summary.samples[:5], "```"]
+    create_markdown_artifact("\n".join(lines), key=f"{label.replace('_', '-')}", description=f"{label}: figures")
+    if (artifact.dir / "report.md").exists():
+        card = (artifact.dir / "report.md").read_text(encoding="utf-8")
+        create_markdown_artifact(card, key="report-card", description="Report card")
+
+
+def _planned(store: Store, parts: Parts) -> Artifact:
+    """Stands for an artifact that is not built yet, so that a plan can walk on."""
+    fingerprint = parts.fingerprint()
+    manifest = Manifest(
+        kind=parts.stage,
+        fingerprint=fingerprint,
+        parts=parts,
+        parents=dict(parts.inputs),
+        files=[],
+        created_at=runtime.now(),
+        seconds=0.0,
+        code_commit=None,
+        libraries={},
+        host={},
+    )
+    return Artifact(store.path(parts.stage, fingerprint), manifest)
+
+
+def _figures_line(metrics: Mapping[str, float | None]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error) if isinstance(error, MiniMindError) else f"{type(error).__name__}: {error}"
+    return text.strip().splitlines()[0][:300] if text.strip() else type(error).__name__
+
+
+def prefect_link() -> str:
+    """The page of the Prefect flow run this code is part of; empty outside one."""
+    return (flow_run.ui_url or "") if FlowRunContext.get() else os.environ.get("MINIMIND_FLOW_RUN_URL", "")

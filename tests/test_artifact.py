@@ -1,0 +1,170 @@
+"""Artifacts: whole or not there, and every changed byte is noticed."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from minimind.artifact import Artifact, Store, Summary, open_artifact, verify
+from minimind.config import Config
+from minimind.errors import ArtifactError, ConfigError, MissingError
+from minimind.stage import Stage, build
+
+
+class WriteConfig(Config):
+    text: str = "hello"
+
+
+def write(config: WriteConfig, inputs, out_dir: Path) -> Summary:
+    (out_dir / "deep").mkdir()
+    (out_dir / "deep" / "payload.txt").write_text(config.text)
+    return Summary(figures={"characters": len(config.text)})
+
+
+def fail(config: WriteConfig, inputs, out_dir: Path) -> Summary:
+    with (out_dir / "tries").open("a") as file:
+        file.write("x")
+    if len((out_dir / "tries").read_text()) < 3:
+        raise RuntimeError("not yet")
+    return Summary()
+
+
+WRITE = Stage("write", write)
+
+
+def sealed(store: Store, text: str = "hello") -> Artifact:
+    return build(WRITE, WriteConfig(text=text), {}, store=store)[0]
+
+
+def test_a_stage_that_is_there_is_reused_and_another_setting_is_not(tmp_path):
+    store = Store(tmp_path)
+    first, reused_first = build(WRITE, WriteConfig(), {}, store=store)
+    again, reused_again = build(WRITE, WriteConfig(), {}, store=store)
+    other, reused_other = build(WRITE, WriteConfig(text="bye"), {}, store=store)
+    assert (reused_first, reused_again, reused_other) == (False, True, False)
+    assert first.dir == again.dir != other.dir
+    assert first.summary().figures == {"characters": 5}
+    assert not list(store.root.glob("write/*.scratch"))
+
+
+def test_every_flipped_byte_of_a_payload_is_noticed_and_the_artifact_rebuilt(tmp_path, caplog):
+    """Storage lies now and then; an artifact that changed must not become the next stage's input."""
+    store = Store(tmp_path)
+    artifact = sealed(store)
+    path = artifact.dir / "deep" / "payload.txt"
+    path.write_text("jello")
+    with pytest.raises(ArtifactError, match=r"payload\.txt: its bytes changed"):
+        store.find("write", artifact.fingerprint)
+    rebuilt, reused = build(WRITE, WriteConfig(), {}, store=store)
+    assert not reused
+    assert "built again" in caplog.text
+    assert (rebuilt.dir / "deep" / "payload.txt").read_text() == "hello"
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "manifest", "parts"])
+def test_other_damage_is_told_apart(tmp_path, damage: str):
+    store = Store(tmp_path)
+    artifact = sealed(store)
+    payload, manifest = artifact.dir / "deep" / "payload.txt", artifact.dir / "manifest.json"
+    if damage == "missing":
+        payload.unlink()
+    elif damage == "short":
+        payload.write_text("hell")
+    elif damage == "manifest":
+        manifest.write_text(manifest.read_text()[:-20])
+    else:
+        manifest.write_text(manifest.read_text().replace('"text": "hello"', '"text": "hallo"'))
+    with pytest.raises(ArtifactError):
+        store.find("write", artifact.fingerprint)
+
+
+def test_a_resumable_stage_finds_what_its_last_try_left_and_another_does_not(tmp_path):
+    store = Store(tmp_path)
+    resumable = Stage("fail", fail, resumable=True)
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            build(resumable, WriteConfig(), {}, store=store)
+    artifact, _ = build(resumable, WriteConfig(), {}, store=store)
+    assert (artifact.dir / "tries").read_text() == "xxx"
+    forgetful = Stage("forgetful", fail)
+    for _ in range(4):
+        with pytest.raises(RuntimeError):
+            build(forgetful, WriteConfig(), {}, store=store)
+
+
+def test_an_artifact_depends_on_its_inputs(tmp_path):
+    def copy(config: WriteConfig, inputs, out_dir: Path) -> Summary:
+        (out_dir / "copy").write_bytes((inputs["source"].dir / "deep" / "payload.txt").read_bytes())
+        return Summary()
+
+    store, stage = Store(tmp_path), Stage("copy", copy, inputs=("source",))
+    one, _ = build(stage, WriteConfig(), {"source": sealed(store, "a")}, store=store)
+    two, _ = build(stage, WriteConfig(), {"source": sealed(store, "b")}, store=store)
+    assert one.fingerprint != two.fingerprint
+    assert one.manifest.parents == {"source": sealed(store, "a").fingerprint}
+    with pytest.raises(ConfigError, match="stage copy reads source"):
+        build(stage, WriteConfig(), {}, store=store)
+
+
+def test_no_artifact_is_an_error_that_says_so(tmp_path):
+    with pytest.raises(MissingError, match="no artifact here"):
+        open_artifact(tmp_path)
+
+
+KILLED_WHILE_SEALING = """
+import os, signal, sys
+from pathlib import Path
+from minimind.artifact import Store, Summary
+from minimind.config import Config
+from minimind.stage import Stage, build
+
+class WriteConfig(Config):
+    text: str = "hello"
+
+def write(config, inputs, out_dir):
+    for number in range(5):
+        (out_dir / f"{number}.txt").write_text("x" * 1000)
+    return Summary()
+
+count = 0
+def trace(event, arguments):
+    global count
+    if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree") and sealing:
+        count += 1
+        if count == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sealing = False
+sys.addaudithook(trace)
+real = Store.seal
+def seal(*arguments):
+    global sealing
+    sealing = True
+    return real(*arguments)
+Store.seal = seal
+build(Stage("write", write), WriteConfig(), {}, store=Store(Path(sys.argv[1])), refresh=True)
+print("whole")
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_file_event_of_sealing_leaves_the_old_artifact_the_new_one_or_none(tmp_path):
+    """There is no moment at which half an artifact can be seen."""
+    (tmp_path / "sealing_script.py").write_text(textwrap.dedent(KILLED_WHILE_SEALING))
+    whole = 0
+    for moment in range(1, 200):
+        command = [sys.executable, "-c", "import sealing_script", str(tmp_path / "home"), str(moment)]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        for directory in (tmp_path / "home" / "artifacts" / "write").glob("[!.]*"):
+            verify(open_artifact(directory))
+            whole += 1
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert moment > 10
+    assert whole > 0
