@@ -26,7 +26,9 @@ def full_pipeline(
     """
     with pipeline("full-pipeline", recipe, data=data, overrides=overrides, refresh=refresh) as run:
         # Data: each kind of rows goes its own way, so that new conversations do not retrain the base model.
-        corpus = {kind: shard(run, clean(run, ingest(run, kind))) for kind in run.kinds}
+        rows = {kind: ingest(run, kind) for kind in run.kinds}
+        cleaned = {kind: clean(run, rows[kind]) for kind in run.kinds}
+        corpus = {kind: shard(run, cleaned[kind]) for kind in run.kinds}
         tokenizer = train_tokenizer(run, corpus["pretrain"])
         tokens = {kind: tokenize(run, corpus[kind], tokenizer) for kind in run.kinds}
 
@@ -42,6 +44,6 @@ def full_pipeline(
             models["distill"] = distill(run, tokens["chat"], models["sft"])
 
         # Finishing: figures for all of them, one report card, one model with a name.
-        data_used = name_inputs(corpus=corpus, tokens=tokens, tokenizer=tokenizer)
+        data_used = name_inputs(ingest=rows, clean=cleaned, corpus=corpus, tokens=tokens) | {"tokenizer": tokenizer}
         evaluation = evaluate(run, models, data_used)
         return run.uri_of(publish(run, models, evaluation, data_used))

@@ -19,6 +19,7 @@ from minimind.config import nearest
 from minimind.errors import ArtifactError, ConfigError, MiniMindError, MissingError, ServiceError, StageError
 
 FULL = "full-pipeline"
+SHOWN_REASONS = 4
 
 
 def flow_names() -> list[str]:
@@ -61,9 +62,8 @@ def plan(parameters: dict[str, Any], *, console: Console, as_json: bool) -> None
         return
     table = Table("stage", "does", "because", "fingerprint")
     for step in steps:
-        reasons = "\n".join(step.reasons[:4]) + (
-            f"\n… and {len(step.reasons) - 4} more" if len(step.reasons) > 4 else ""
-        )
+        more = len(step.reasons) - SHOWN_REASONS
+        reasons = "\n".join(step.reasons[:SHOWN_REASONS]) + (f"\n… and {more} more" if more > 0 else "")
         what = "[green]reuse[/green]" if step.reused else "[yellow]run[/yellow]"
         table.add_row(step.label, what, escape(reasons), step.parts.fingerprint())
     console.print(table)

@@ -67,6 +67,7 @@ class Server:
 
 def environment(home: Path) -> dict[str, str]:
     """What Prefect and MLflow must know before they are imported: state in the store, nothing sent home, no pickles."""
+    (home / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect warns about one that is not there
     return {
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -74,6 +75,7 @@ def environment(home: Path) -> dict[str, str]:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": os.environ.get("MINIMIND_PREFECT_CONSOLE", "ERROR"),
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
@@ -82,6 +84,8 @@ def environment(home: Path) -> dict[str, str]:
 @contextmanager
 def prefect_for_one_run(console: Console) -> Iterator[None]:
     """Inside, Prefect has a server: the one that is up, else one of our own."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
     address = f"http://{HOST}:{PREFECT_PORT}"
@@ -94,7 +98,11 @@ def prefect_for_one_run(console: Console) -> Iterator[None]:
                 stack.callback(server.stop)
                 server.wait_until_healthy()
         stack.enter_context(temporary_settings({PREFECT_API_URL: f"{address}/api", PREFECT_UI_URL: address}))
-        yield
+        try:
+            yield
+        finally:  # both send from threads of their own, and the server is about to go
+            APILogWorker.drain_all(timeout=5)
+            EventsWorker.drain_all(timeout=5)
 
 
 def start_prefect(home: Path, port: int) -> Server:

@@ -18,31 +18,26 @@ RowKind = Literal["pretrain", "chat", "preference"]
 Rate = Annotated[float, Field(gt=0, description="Peak learning rate; by default the recipe's")] | None
 Epochs = Annotated[float, Field(gt=0, description="Passes over the data; by default the recipe's")] | None
 Overrides = Annotated[list[str], Field(description="More settings, each as section.key=value")] | None
+Data = Annotated[str, Field(description="A data spec's name or path; by default the recipe's")] | None
 Refresh = Annotated[bool, Field(description="Run again even if the same artifact is there")]
 
 
 @flow(name="ingest", flow_run_name="ingest {kind}")
-def ingest(
-    kind: RowKind = "pretrain", recipe: str = "quickstart", data: str | None = None, refresh: Refresh = False
-) -> str:
+def ingest(kind: RowKind = "pretrain", recipe: str = "quickstart", data: Data = None, refresh: Refresh = False) -> str:
     """Read and validate the sources of one kind of rows."""
     with pipeline("ingest", recipe, data=data, refresh=refresh) as run:
         return run.uri_of(data_tasks.ingest(run, kind))
 
 
 @flow(name="clean", flow_run_name="clean {kind}")
-def clean(
-    kind: RowKind = "pretrain", recipe: str = "quickstart", data: str | None = None, refresh: Refresh = False
-) -> str:
+def clean(kind: RowKind = "pretrain", recipe: str = "quickstart", data: Data = None, refresh: Refresh = False) -> str:
     """Repair, filter and deduplicate the rows of one kind."""
     with pipeline("clean", recipe, data=data, refresh=refresh) as run:
         return run.uri_of(data_tasks.clean(run, data_tasks.ingest(run, kind)))
 
 
 @flow(name="shard", flow_run_name="shard {kind}")
-def shard(
-    kind: RowKind = "pretrain", recipe: str = "quickstart", data: str | None = None, refresh: Refresh = False
-) -> str:
+def shard(kind: RowKind = "pretrain", recipe: str = "quickstart", data: Data = None, refresh: Refresh = False) -> str:
     """Write the Arrow shards of one kind: the corpus."""
     with pipeline("shard", recipe, data=data, refresh=refresh) as run:
         return run.uri_of(data_tasks.shard(run, data_tasks.clean(run, data_tasks.ingest(run, kind))))

@@ -39,7 +39,8 @@ ModelArgument = Annotated[str, typer.Argument(help="dpo, sft, …; a models:/ UR
 
 def main() -> None:
     """Entry point: every expected error becomes one line and an exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger().handlers[0].setLevel(logging.WARNING)  # Prefect's loggers have levels of their own
     try:
         app()
     except MiniMindError as error:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from minimind.events import Event
 
 PLAIN_SECONDS = 10.0
+SHOWN_WARNINGS = 3
 SHOWN = ("loss", "accuracy", "validation_bits_per_byte", "tokens_per_second")
 SHORT = {"validation_bits_per_byte": "bits/byte", "tokens_per_second": "tok/s"}
 
@@ -79,6 +80,13 @@ class Display:
     def warn(self, words: str) -> None:
         """Something the user should know that stops nothing."""
         self._say(f"[yellow]![/yellow] {words}")
+
+    def warnings(self, label: str, lines: list[str]) -> None:
+        """The warnings of a stage, the first few of many."""
+        for line in lines[:SHOWN_WARNINGS]:
+            self.warn(f"{label}: {line}")
+        if len(lines) > SHOWN_WARNINGS:
+            self.warn(f"{label}: … and {len(lines) - SHOWN_WARNINGS} more warnings in its summary.json")
 
     def _move(self, label: str, event: Event) -> None:
         unit = "steps" if event.kind == "step" else event.message

@@ -23,17 +23,14 @@ def publish(
     return run.stage(PUBLISH, run.recipe.publish, inputs)
 
 
-def name_inputs(
-    *, corpus: Mapping[str, Artifact], tokens: Mapping[str, Artifact], tokenizer: Artifact
-) -> dict[str, Artifact]:
-    """The data artifacts under the names by which the finishing stages read them."""
-    named = {"tokens": tokens["pretrain"], "corpus": corpus["pretrain"], "tokenizer": tokenizer}
-    for kind in ("chat", "preference"):
-        if kind in tokens:
-            named |= {f"corpus_{kind}": corpus[kind], f"tokens_{kind}": tokens[kind]}
-    if "preference" in tokens:
-        named["preferences"] = tokens["preference"]
-    return named
+def name_inputs(**stages: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """Data artifacts by stage and kind of rows, under the names by which the finishing stages read them."""
+    named = {
+        stage if kind == "pretrain" else f"{stage}_{kind}": artifact
+        for stage, kinds in stages.items()
+        for kind, artifact in kinds.items()
+    }
+    return named | ({"preferences": named["tokens_preference"]} if "tokens_preference" in named else {})
 
 
 def newest_models(run: Pipeline) -> dict[str, Artifact]:
@@ -42,11 +39,14 @@ def newest_models(run: Pipeline) -> dict[str, Artifact]:
 
 
 def newest_data(run: Pipeline) -> dict[str, Artifact]:
-    """The candidates of the data stages, by the names of `name_inputs`."""
-    names = {"tokens": "minimind-tokens", "corpus": "minimind-corpus", "tokenizer": "minimind-tokenizer"}
-    for kind in ("chat", "preference"):
-        names |= {f"corpus_{kind}": f"minimind-corpus-{kind}", f"tokens_{kind}": f"minimind-tokens-{kind}"}
-    return _newest(run, names | {"preferences": "minimind-tokens-preference"})
+    """The candidates of the data stages, by the names of `name_inputs`, and what they were made from."""
+    suffixes = {"pretrain": "", "chat": "-chat", "preference": "-preference"}
+    corpus = _newest(run, {kind: f"minimind-corpus{suffix}" for kind, suffix in suffixes.items()})
+    tokens = _newest(run, {kind: f"minimind-tokens{suffix}" for kind, suffix in suffixes.items()})
+    cleaned = {kind: run.parent(artifact, "clean", "rows") for kind, artifact in corpus.items()}
+    rows = {kind: run.parent(artifact, "ingest", "rows") for kind, artifact in cleaned.items()}
+    named = name_inputs(ingest=rows, clean=cleaned, corpus=corpus, tokens=tokens)
+    return named | _newest(run, {"tokenizer": "minimind-tokenizer"})
 
 
 def _newest(run: Pipeline, names: Mapping[str, str]) -> dict[str, Artifact]:

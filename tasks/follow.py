@@ -5,6 +5,7 @@ position in the file is kept per sink, a failing one is tried again with longer 
 and what it still misses at the end is delivered when the stage is recorded, from the file.
 """
 
+import contextvars
 import logging
 import threading
 import time
@@ -29,7 +30,9 @@ class Follower:
         self._path = directory / EVENTS_FILE
         self._sinks = [_Position(name, sink, skip_to_step) for name, sink in sinks.items()]
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="follow-events", daemon=True)
+        # Prefect keeps its settings and run context in context variables, which a thread does not inherit.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._run,), name="follow-events", daemon=True)
 
     def __enter__(self) -> "Follower":
         self._thread.start()

@@ -118,6 +118,10 @@ class Pipeline:
             raise ServiceError(f"{uri}: the registry does not answer; give the artifact's directory instead")
         return self.tracker.resolve(uri, self.store)
 
+    def parent(self, artifact: Artifact, stage: str, name: str) -> Artifact:
+        """The artifact of `stage` that `artifact` read as its input `name`."""
+        return open_artifact(self.store.path(stage, artifact.manifest.parents[name]))
+
     def _look(self, name: str, fingerprint: str) -> tuple[Artifact | None, str]:
         try:
             return self.store.find(name, fingerprint), ""
@@ -201,8 +205,8 @@ def _build_and_record(pipeline: Pipeline, stage: Stage[Any], config: Config, inp
     uri = registration.uri if registration else None
     words = "reused" if reused else f"{artifact.manifest.seconds:.1f} s"
     pipeline.display.finished(label, f"{words}  {uri or artifact.fingerprint}")
-    for warning in artifact.summary().warnings if not reused else ():
-        pipeline.display.warn(f"{label}: {warning}")
+    if not reused and stage.name != "publish":  # which repeats, in its report card, what was said before
+        pipeline.display.warnings(label, artifact.summary().warnings)
     _show_in_prefect(artifact, registration, pipeline, label)
     return uri
 
@@ -268,10 +272,10 @@ class _Tracked:
 
     @contextmanager
     def _tolerant(self, words: str) -> Iterator[None]:
-        tracker = self._pipeline.tracker
+        failures = self._pipeline.tracker.failures if self._pipeline.tracker else ()
         try:
             yield
-        except tracker.failures if tracker else () as error:
+        except failures as error:
             self._pipeline.display.warn(f"MLflow {words} ({_one_line(error)})")
 
 

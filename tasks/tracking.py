@@ -38,6 +38,7 @@ WHOLE = {"tokenizer", "pretrain", "sft", "dpo", "lora", "distill", "publish"}
 REGISTRY_NAMES = {"shard": "corpus", "publish": "chat"} | {
     stage: stage for stage in ("tokenizer", "tokens", "pretrain", "sft", "dpo", "lora", "distill")
 }
+DIGEST_LENGTH = 36  # of a data set in MLflow, at most
 METRICS_A_CALL = 1000  # MLflow's own limit for one log_batch
 
 
@@ -115,7 +116,6 @@ class Tracker:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
         import mlflow
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -270,7 +270,7 @@ class Tracker:
 
         store, datasets, models = Store(self.home), [], []
         for name, fingerprint in artifact.manifest.parts.sources.items():
-            datasets.append((Dataset(name[:500], fingerprint, "local", json.dumps({"name": name})), "source"))
+            datasets.append((Dataset(name[-500:], fingerprint[:DIGEST_LENGTH], "local", json.dumps({"name": name})), "source"))
         for name, fingerprint in artifact.manifest.parents.items():
             parent = next((p for p in store.root.glob(f"*/{fingerprint}") if p.is_dir()), None)
             if parent is None:

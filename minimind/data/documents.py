@@ -1,0 +1,229 @@
+"""Rows: the three kinds, their Arrow schemas, and the one check every row passes before it is believed.
+
+    pretrain    {"text": "…"}
+    chat        {"conversations": [{"role", "content", "reasoning_content"?, "tools"?, "tool_calls"?}, …]}
+    preference  {"chosen": [message, …], "rejected": [message, …]}   or   {"prompt", "chosen", "rejected"} as strings
+
+`check_row` returns the row in one canonical shape or raises `RowError` with a reason out of a fixed
+vocabulary, so that a drop can be counted and explained. What it decides where the formats leave room:
+
+- A conversation is an optional system turn, then user, assistant, user, … and it ends with the assistant.
+  Two users in a row, a system turn later on, or an unanswered last user turn are `bad_turn_order`: which
+  turns to cut is for the owner of the data to say. Tool turns follow an assistant turn with `tool_calls`.
+- null counts as a wrong type, except for the optional fields and for the content beside `tool_calls`.
+- Special tokens spelled out in a text stay: the chat encoder never turns text into special tokens.
+- An escaped NUL (`\\u0000`) stays for the cleaning rule `control` to take out; a raw NUL byte is a
+  damaged file and its row is dropped.
+- There is no limit on the length of a row here but the reader's; long texts are cut by the tokens stage.
+
+Not here: reading JSON (`strict_json`) and files (`files`), the drop log (`dropped`), cleaning (`cleaning`).
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import pyarrow as pa
+import xxhash
+
+from minimind.data.strict_json import RowError
+
+RowKind = Literal["pretrain", "chat", "preference"]
+Row = dict[str, Any]
+Message = dict[str, str | None]
+
+MESSAGE = pa.struct(
+    [
+        pa.field("role", pa.string(), nullable=False),
+        pa.field("content", pa.string(), nullable=False),
+        pa.field("reasoning_content", pa.string()),
+        pa.field("tools", pa.string()),
+        pa.field("tool_calls", pa.string()),
+    ]
+)
+_ORIGIN = [
+    pa.field("id", pa.string(), nullable=False),
+    pa.field("source", pa.string(), nullable=False),
+    pa.field("line", pa.int64(), nullable=False),
+    pa.field("group", pa.string(), nullable=False),
+]
+SCHEMAS: dict[RowKind, pa.Schema] = {
+    "pretrain": pa.schema([*_ORIGIN, pa.field("text", pa.string(), nullable=False)]),
+    "chat": pa.schema([*_ORIGIN, pa.field("conversations", pa.list_(MESSAGE), nullable=False)]),
+    "preference": pa.schema(
+        [
+            *_ORIGIN,
+            pa.field("chosen", pa.list_(MESSAGE), nullable=False),
+            pa.field("rejected", pa.list_(MESSAGE), nullable=False),
+        ]
+    ),
+}
+CONTENT: dict[RowKind, tuple[str, ...]] = {
+    "pretrain": ("text",),
+    "chat": ("conversations",),
+    "preference": ("chosen", "rejected"),
+}
+"""The fields of each kind that are content; the other columns say where the row comes from."""
+ROLES = ("system", "user", "assistant", "tool")
+
+
+def check_row(kind: RowKind, value: Any) -> Row:
+    """`id` and the content fields of `value` in canonical shape; fields not known are left out. Raises RowError."""
+    if not isinstance(value, Mapping):
+        raise RowError("not_object", f"a row is an object with {_listed(CONTENT[kind])}; this is {_type_name(value)}")
+    content = _CHECKS[kind](value)
+    return {"id": row_id(kind, content), **content}
+
+
+def row_id(kind: RowKind, content: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits that depend on nothing but the kind and the content."""
+    canonical = json.dumps([kind, [content[name] for name in CONTENT[kind]]], ensure_ascii=False, sort_keys=True)
+    return xxhash.xxh3_64_hexdigest(canonical.encode("utf-8"))
+
+
+def messages_of(kind: RowKind, row: Mapping[str, Any]) -> list[Message]:
+    """All messages of a chat or preference row, in order; none for a pretraining row."""
+    return [] if kind == "pretrain" else [message for name in CONTENT[kind] for message in row[name]]
+
+
+def _check_pretrain(value: Mapping[str, Any]) -> Row:
+    text = _string(_field(value, "text"), "text")
+    if not text.strip("\0 \t\r\n\ufeff"):
+        raise RowError("empty_text", "text is blank")
+    return {"text": text}
+
+
+def _check_chat(value: Mapping[str, Any]) -> Row:
+    return {"conversations": _conversation(_field(value, "conversations"), "conversations")}
+
+
+def _check_preference(value: Mapping[str, Any]) -> Row:
+    sides = {name: _field(value, name) for name in ("chosen", "rejected")}
+    if isinstance(value.get("prompt"), str) and all(isinstance(side, str) for side in sides.values()):
+        prompt = {"role": "user", "content": value["prompt"]}
+        sides = {name: [prompt, {"role": "assistant", "content": answer}] for name, answer in sides.items()}
+    chosen, rejected = (_conversation(side, name) for name, side in sides.items())
+    for name, turns in (("chosen", chosen), ("rejected", rejected)):
+        if not _is_target(turns[-1]):
+            raise RowError("no_target", f"{name}: the last answer is blank")
+    if chosen[:-1] != rejected[:-1]:
+        raise RowError("prompt_mismatch", "chosen and rejected differ before their last turn")
+    if _answer(chosen) == _answer(rejected):
+        raise RowError("identical_pair", "chosen and rejected are the same")
+    return {"chosen": chosen, "rejected": rejected}
+
+
+_CHECKS: dict[RowKind, Callable[[Mapping[str, Any]], Row]] = {
+    "pretrain": _check_pretrain,
+    "chat": _check_chat,
+    "preference": _check_preference,
+}
+
+
+def _conversation(value: Any, name: str) -> list[Message]:
+    if not isinstance(value, list | tuple):
+        raise RowError("wrong_type", f"{name} is {_type_name(value)}; a list of turns was expected")
+    if not value:
+        raise RowError("no_target", f"{name} has no turns")
+    turns = [_message(turn, f"{name}, turn {number}") for number, turn in enumerate(value, 1)]
+    if not any(_is_target(turn) for turn in turns):
+        raise RowError("no_target", f"{name} has no assistant turn with content or tool_calls")
+    _check_order(turns, name)
+    return turns
+
+
+def _message(value: Any, where: str) -> Message:
+    if not isinstance(value, Mapping):
+        raise RowError("wrong_type", f"{where} is {_type_name(value)}; an object with role and content was expected")
+    role = _string(_field(value, "role", where), f"{where}: role")
+    if role not in ROLES:
+        raise RowError("bad_role", f"{where}: role {role[:40]!r}; allowed: {', '.join(ROLES)}")
+    tool_calls = _json_string(value.get("tool_calls"), f"{where}: tool_calls")
+    if tool_calls and role != "assistant":
+        raise RowError("bad_role", f"{where}: tool_calls in a {role} turn; only an assistant calls tools")
+    content = _field(value, "content", where) if not tool_calls else value.get("content")
+    reasoning = value.get("reasoning_content")
+    return {
+        "role": role,
+        "content": "" if content is None and tool_calls else _string(content, f"{where}: content"),
+        "reasoning_content": _string(reasoning, f"{where}: reasoning_content") if reasoning else None,
+        "tools": _json_string(value.get("tools"), f"{where}: tools"),
+        "tool_calls": tool_calls,
+    }
+
+
+_AFTER: dict[str, tuple[str, ...]] = {
+    "start": ("system", "user"),
+    "system": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user",),
+    "calling": ("tool", "user"),
+    "tool": ("tool", "assistant"),
+}
+"""Who may speak after whom; `calling` is an assistant turn with tool_calls."""
+
+
+def _check_order(turns: list[Message], name: str) -> None:
+    state = "start"
+    for number, turn in enumerate(turns, 1):
+        role = str(turn["role"])
+        if role not in _AFTER[state]:
+            allowed = " or ".join(_AFTER[state])
+            last = {"start": "the start", "calling": "a call of a tool"}.get(state, state)
+            raise RowError("bad_turn_order", f"{name}, turn {number}: {role} after {last}; {allowed} was expected")
+        state = "calling" if turn["tool_calls"] else role
+    if turns[-1]["role"] != "assistant":
+        raise RowError("bad_turn_order", f"{name} ends with a {turns[-1]['role']} turn; it must end with an answer")
+
+
+def _is_target(turn: Message) -> bool:
+    return turn["role"] == "assistant" and bool((turn["content"] or "").strip() or turn["tool_calls"])
+
+
+def _answer(turns: list[Message]) -> Message:
+    return {**turns[-1], "content": (turns[-1]["content"] or "").strip()}
+
+
+def _field(value: Mapping[str, Any], name: str, where: str = "") -> Any:
+    if name in value:
+        return value[name]
+    found = _listed([str(key) for key in value][:6]) or "nothing"
+    raise RowError("missing_field", f"{where + ': ' if where else ''}no `{name}`; found {found}")
+
+
+def _string(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise RowError("wrong_type", f"{where} is {_type_name(value)}; a string was expected")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = ord(value[error.start])
+        raise RowError("lone_surrogate", f"{where}: half a character (U+{code:04X}) at {error.start + 1}") from None
+    return value
+
+
+def _json_string(value: Any, where: str) -> str | None:
+    """A JSON string as it is, a list or object dumped to one, None for nothing at all."""
+    if value is None or value == "" or value == [] or value == {}:
+        return None
+    if isinstance(value, list | dict):
+        return _string(json.dumps(value, ensure_ascii=False), where)
+    text = _string(value, where)
+    try:
+        inner = json.loads(text)
+    except (json.JSONDecodeError, RecursionError, ValueError) as error:
+        raise RowError("bad_json", f"{where} is not JSON: {str(error)[:80]}") from None
+    if not isinstance(inner, list | dict):
+        raise RowError("wrong_type", f"{where} is {_type_name(inner)}; a JSON list or object was expected")
+    return text if inner else None
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _type_name(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
+    return names.get(type(value), f"a {type(value).__name__}")

@@ -1,0 +1,98 @@
+"""Data specs: WHAT is learnt from, as a TOML file.
+
+`load_spec` reads one by name (data_specs/<name>.toml of the checkout) or by path; the functions below
+it give each data stage its own config. Fields are explained one by one in data_specs/README.md.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Self, get_args
+
+from pydantic import Field, model_validator
+
+from minimind import runtime
+from minimind.config import WHERE, Config, nearest, read_toml
+from minimind.data.cleaning import CleanConfig
+from minimind.data.documents import RowKind
+from minimind.data.rules import CleanRules
+from minimind.data.shards import SHARD_BYTES, ShardConfig
+from minimind.data.sources import IngestConfig, SourceConfig
+from minimind.errors import ConfigError, MissingError
+
+
+class DataSpec(Config):
+    """Sources of rows, the rules that clean them, and how they are split."""
+
+    name: str
+    """The file's name, where the file does not say."""
+    description: str = ""
+    source: tuple[SourceConfig, ...] = Field(min_length=1)
+    """Written as [[source]], once for each."""
+    clean: CleanRules = CleanRules()
+    validation_fraction: float = Field(default=0.05, ge=0, lt=1)
+    """Of the groups of rows of each kind."""
+    max_bad_fraction: float = Field(default=0.5, ge=0, le=1)
+    """A source with a larger share of unusable rows stops the run."""
+    seed: int = 0
+    """Of the split between training and validation."""
+    shard_bytes: Annotated[int, WHERE] = Field(default=SHARD_BYTES, ge=1024)
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        doubled = [name for name, count in Counter(source.name for source in self.source).items() if count > 1]
+        if doubled:
+            raise ValueError(f"two sources are named `{doubled[0]}`; names are how rows are traced back")
+        return self
+
+
+def load_spec(name_or_path: str | Path) -> DataSpec:
+    """The spec of that name, or at that path where it ends in .toml; its file paths made absolute."""
+    path = _spec_path(name_or_path)
+    spec = DataSpec.parse({"name": path.stem, **read_toml(path)}, origin=str(path))
+    return spec.replace(source=tuple(_resolved(source, path.resolve().parent) for source in spec.source))
+
+
+def kinds(spec: DataSpec) -> tuple[RowKind, ...]:
+    """The kinds of rows that `spec` has sources for, in the order they are trained on."""
+    have = {source.rows for source in spec.source}
+    return tuple(kind for kind in get_args(RowKind) if kind in have)
+
+
+def ingest_config(spec: DataSpec, kind: RowKind) -> IngestConfig:
+    """What the ingest stage reads for rows of `kind`. Raises ConfigError where there is no source of them."""
+    sources = tuple(source for source in spec.source if source.rows == kind)
+    if not sources:
+        have = ", ".join(kinds(spec))
+        raise ConfigError(f'data spec {spec.name}: no [[source]] has rows = "{kind}" (it has: {have})')
+    return IngestConfig(rows=kind, sources=sources, max_bad_fraction=spec.max_bad_fraction)
+
+
+def clean_config(spec: DataSpec, kind: RowKind) -> CleanConfig:
+    """How rows of `kind` are cleaned."""
+    return CleanConfig(rows=kind, **spec.clean.model_dump())
+
+
+def shard_config(spec: DataSpec, kind: RowKind) -> ShardConfig:
+    """How rows of `kind` are split and cut into files."""
+    return ShardConfig(
+        rows=kind, validation_fraction=spec.validation_fraction, shard_bytes=spec.shard_bytes, seed=spec.seed
+    )
+
+
+def _spec_path(name_or_path: str | Path) -> Path:
+    if str(name_or_path).endswith(".toml"):
+        return Path(name_or_path).expanduser()
+    directory = runtime.CHECKOUT / "data_specs"
+    path = directory / f"{name_or_path}.toml"
+    if not path.is_file():
+        known = sorted(found.stem for found in directory.glob("*.toml"))
+        hint = nearest(str(name_or_path), known) if known else ""
+        listed = f"; known: {', '.join(known)}" if "known:" not in hint else ""
+        raise MissingError(f"no data spec `{name_or_path}`{hint}{listed}; or give a path that ends in .toml")
+    return path
+
+
+def _resolved(source: SourceConfig, base: Path) -> SourceConfig:
+    if source.path is None:
+        return source
+    return source.replace(path=str(base / Path(source.path).expanduser()))

@@ -1,0 +1,114 @@
+"""Strict JSON: one line of a data file as a value, or the exact reason why it is none.
+
+The standard parser is lenient where data goes wrong in silence: of two equal keys the last one wins, NaN
+and infinity are numbers, integers have no end. Here each of these is a `RowError`. Python's own parser with
+hooks is fast enough (about 100 MB/s on text) and tells the column.
+"""
+
+import json
+import math
+from typing import Any, Literal, NoReturn
+
+from minimind.errors import DataError
+
+Reason = Literal[
+    "bad_json",
+    "bad_utf8",
+    "not_object",
+    "missing_field",
+    "wrong_type",
+    "empty_text",
+    "bad_role",
+    "bad_turn_order",
+    "no_target",
+    "identical_pair",
+    "prompt_mismatch",
+    "too_long",
+    "duplicate_key",
+    "lone_surrogate",
+    "nul_char",
+    "non_finite_number",
+    "number_too_big",
+    "too_deep",
+]
+MAX_DEPTH = 64
+"""Nesting allowed in a JSON row: real rows need 6, and tool schemas some more."""
+_BIGGEST = 2**63
+"""What fits a 64-bit integer; a longer number is no number anybody meant."""
+
+
+class RowError(DataError):
+    """One row cannot be used. `reason` is of the fixed vocabulary, `detail` says what and where."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason: Reason = reason
+        self.detail = detail
+
+
+def read_json(raw: bytes) -> Any:
+    """The value of one JSON line, read strictly: no doubled keys, no NaN, UTF-8 only. Raises RowError.
+
+    A byte order mark in front of the line is skipped.
+    """
+    text = read_text(raw).removeprefix("\ufeff")
+    try:
+        value = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise RowError("bad_json", f"{error.msg} (column {error.colno})") from None
+    except RecursionError:
+        raise RowError("too_deep", f"more than {MAX_DEPTH} levels") from None
+    # Depth can be too large only where there are that many brackets, which is rare enough to look twice.
+    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+        raise RowError("too_deep", f"more than {MAX_DEPTH} levels")
+    return value
+
+
+def read_text(raw: bytes) -> str:
+    """`raw` as UTF-8 text without NUL bytes. Raises RowError."""
+    if b"\0" in raw:
+        raise RowError("nul_char", f"a NUL byte at byte {raw.index(0) + 1}; the file is damaged or is not UTF-8")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RowError("bad_utf8", f"byte {error.start + 1} (0x{raw[error.start]:02x}) is not UTF-8") from None
+
+
+def _depth(value: Any) -> int:
+    """Levels of nesting, found without recursion."""
+    deepest, level = 0, [value]
+    while level:
+        nested = [item for item in level if isinstance(item, list | dict)]
+        deepest += bool(nested)
+        level = [inner for item in nested for inner in (item.values() if isinstance(item, dict) else item)]
+    return deepest
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RowError("duplicate_key", f"key {twice[:40]!r} stands twice in one object")
+    return result
+
+
+def _constant(name: str) -> NoReturn:
+    raise RowError("non_finite_number", f"{name} is not JSON")
+
+
+def _int(digits: str) -> int:
+    # Counted before it is converted: Python takes quadratic time for huge integers.
+    if len(digits) > 20 or not -_BIGGEST <= int(digits) < _BIGGEST:
+        raise RowError("number_too_big", f"{digits[:20]}… does not fit 64 bits")
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise RowError("number_too_big", f"{digits[:20]} is beyond a double")
+    return number
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_int, parse_float=_float)

@@ -1,0 +1,138 @@
+"""The report as pages: `report.html`, whole in one file, and `report.md`.
+
+Both show what `report.json` says and nothing else. A model's words are other people's input: HTML
+is escaped by Jinja and the page forbids scripts and anything fetched; Markdown puts them in fences.
+"""
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from minimind.evaluate.card import Report
+from minimind.evaluate.charts import FIGURES_DIR
+from minimind.evaluate.results import Answer, Interval
+from minimind.runtime import file_sha256
+
+TEMPLATES = Path(__file__).parent / "templates"
+HTML_TEMPLATE, MARKDOWN_TEMPLATE = "report.html.j2", "report.md.j2"
+
+_CONTROLS = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {127: "\u2421"}
+"""Control characters, which HTML does not allow, as the pictures Unicode has of them."""
+
+
+def render_html(report: Report, directory: Path) -> str:
+    """The page, with the pictures of `directory`/figures in it."""
+    pictures = {
+        path.name.removesuffix(".png"): "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+        for path in sorted((directory / FIGURES_DIR).glob("*.png"))
+    }
+    return _template(HTML_TEMPLATE).render(**_names(report), pictures=pictures)
+
+
+def render_markdown(report: Report) -> str:
+    """The same in Markdown; pictures are links to figures/."""
+    text = _template(MARKDOWN_TEMPLATE).render(**_names(report))
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def _names(report: Report) -> dict[str, Any]:
+    models = report.evaluation.models
+    return {
+        "r": report,
+        "e": report.evaluation,
+        "preferences": {name: model for name, model in models.items() if model.preference},
+        "prompts": _by_prompt(report),
+    }
+
+
+def _by_prompt(report: Report) -> dict[str, dict[str, Answer]]:
+    """Prompt → model → answer."""
+    table: dict[str, dict[str, Answer]] = {}
+    for name, model in report.evaluation.models.items():
+        for answer in model.answers:
+            table.setdefault(answer.prompt, {})[name] = answer
+    return table
+
+
+def template_digests() -> dict[str, str]:
+    """Template → sha256: what the pages are made of that no Python module shows."""
+    return {name: file_sha256(TEMPLATES / name) for name in (HTML_TEMPLATE, MARKDOWN_TEMPLATE)}
+
+
+def _template(name: str) -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=name == HTML_TEMPLATE,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "shown": shown,
+        "words": words,
+        "percent": percent,
+        "interval": interval,
+        "duration": duration,
+        "date": date,
+        "visible": visible,
+        "cell": cell,
+        "fenced": fenced,
+    }
+    return environment.get_template(name)
+
+
+def shown(value: float | str | None) -> str:
+    """A figure for people: thousands separated, four significant digits of what is not whole."""
+    if value is None:
+        return "–"
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    return value if isinstance(value, str) else f"{value:,.0f}"
+
+
+def words(name: str) -> str:
+    """`bytes_per_token` → `bytes per token`."""
+    return name.replace("_", " ")
+
+
+def percent(share: float) -> str:
+    return f"{share:.1%}"
+
+
+def interval(value: Interval) -> str:
+    return f"{value.low:.3f} – {value.high:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def date(iso: str) -> str:
+    """An ISO time to the minute, with its zone named: all manifests are in UTC."""
+    return iso[:16].replace("T", " ") + " UTC"
+
+
+def visible(text: str) -> str:
+    """The text with control characters made visible."""
+    return text.translate(_CONTROLS)
+
+
+def cell(text: Any) -> str:
+    """Text that cannot end a Markdown table's cell, start markup or open a tag."""
+    line = " ".join(visible(str(text)).split())
+    return re.sub(r"([\\\\`*_\[\]<>|#])", r"\\\1", line)
+
+
+def fenced(text: str) -> str:
+    """A code block whose fence is longer than any run of backticks in the text."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"

@@ -1,0 +1,118 @@
+"""Low-rank adapters (Hu et al. 2021): W x + α/r · B A x with W frozen. A transform of a model, not a trainer.
+
+`apply_lora` swaps linear maps for adapted ones in place and freezes everything else; any loop then
+trains what is left. `merge_lora` adds B·A into W and gives plain linear maps back. B starts at zero,
+so a freshly adapted model computes what it did before. Names stay what they were, with `lora_A` and
+`lora_B` beside `weight`. Not here: dropout, adapters on embeddings or routers, several at once.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minimind.config import nearest
+from minimind.errors import ArtifactError, ConfigError
+from minimind.model.layers import Linear
+from minimind.model.transformer import Transformer
+
+
+class LoraLinear(Linear):
+    """A frozen linear map with a trainable low-rank correction of its own."""
+
+    def __init__(self, base: Linear, *, rank: int, alpha: float) -> None:
+        nn.Module.__init__(self)
+        outputs, inputs = base.weight.shape
+        device = base.weight.device
+        self.weight = base.weight
+        self.lora_A = nn.Parameter(torch.empty(rank, inputs, dtype=torch.float32, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(outputs, rank, dtype=torch.float32, device=device))
+        self.scale = alpha / rank
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = F.linear(x, self.lora_A.to(x.dtype))
+        return F.linear(x, self.weight.to(x.dtype)) + F.linear(low, (self.lora_B * self.scale).to(x.dtype))
+
+
+def apply_lora(model: Transformer, *, rank: int, alpha: float, targets: Sequence[str], seed: int = 0) -> None:
+    """Adapt every linear map whose name ends in one of `targets` (`q_proj`, `self_attn.q_proj`); freeze the rest.
+
+    A is uniform in ±1/√inputs (the usual Kaiming initialisation), seeded by `seed` and its name.
+    Raises ConfigError for a rank below 1, a target nothing matches, or a model that has adapters.
+    """
+    if rank < 1:
+        raise ConfigError(f"lora.rank: must be at least 1 (given: {rank})")
+    linears = {name: m for name, m in model.named_modules() if isinstance(m, Linear) and name != "lm_head"}
+    if any(isinstance(module, LoraLinear) for module in linears.values()):
+        raise ConfigError("the model carries adapters already; merge them (merge_lora) before applying others")
+    chosen = {name for target in targets for name in _matches(target, list(linears))}
+    if not chosen:
+        raise ConfigError("lora.targets: name at least one linear map" + nearest("", _short_names(list(linears))))
+    model.requires_grad_(False)
+    for name in sorted(chosen):
+        adapted = LoraLinear(linears[name], rank=rank, alpha=alpha)
+        digest = hashlib.sha256(f"{seed} {name}.lora_A".encode()).digest()
+        generator = torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        bound = 1 / math.sqrt(adapted.lora_A.shape[1])
+        values = torch.empty(adapted.lora_A.shape).uniform_(-bound, bound, generator=generator)
+        adapted.lora_A.data.copy_(values)
+        model.set_submodule(name, adapted)
+
+
+@torch.no_grad()
+def merge_lora(model: Transformer) -> None:
+    """Fold every adapter into its weight, remove it, and make all weights trainable again."""
+    for name, adapted in _adapted(model).items():
+        correction = adapted.scale * (adapted.lora_B.double() @ adapted.lora_A.double())
+        plain = Linear(0, 0)
+        plain.weight = adapted.weight
+        plain.weight.copy_((plain.weight.double() + correction).to(plain.weight.dtype))
+        model.set_submodule(name, plain)
+    model.requires_grad_(True)
+
+
+def lora_state(model: Transformer) -> dict[str, Tensor]:
+    """The adapters' matrices by name, detached and still the model's own memory."""
+    return {
+        f"{name}.{matrix}": getattr(adapted, matrix).detach()
+        for name, adapted in _adapted(model).items()
+        for matrix in ("lora_A", "lora_B")
+    }
+
+
+@torch.no_grad()
+def load_lora(model: Transformer, state: Mapping[str, Tensor]) -> None:
+    """Copy matrices saved by `lora_state` into a model adapted alike. Raises ArtifactError naming what differs."""
+    own = lora_state(model)
+    differing = sorted(own.keys() ^ state.keys())
+    if differing:
+        raise ArtifactError(
+            f"the adapters in the file and those of the model differ in {differing[0]} and {len(differing) - 1} more; "
+            "apply_lora with the targets the file was trained with"
+        )
+    for name, matrix in own.items():
+        if state[name].shape != matrix.shape:
+            raise ArtifactError(
+                f"{name} is {tuple(state[name].shape)} in the file and {tuple(matrix.shape)} in the model; "
+                "use the rank and the base model the file was trained with"
+            )
+        matrix.copy_(state[name])
+
+
+def _adapted(model: Transformer) -> dict[str, LoraLinear]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+
+
+def _matches(target: str, names: list[str]) -> list[str]:
+    """The names that end in `target` at a dot; an unknown target is an error with the nearest known one."""
+    found = [name for name in names if name == target or name.endswith(f".{target}")]
+    if not found:
+        raise ConfigError(f"lora.targets: no linear map is named `{target}`" + nearest(target, _short_names(names)))
+    return found
+
+
+def _short_names(names: list[str]) -> list[str]:
+    return sorted({name.rpartition(".")[2] for name in names})

@@ -1,0 +1,189 @@
+"""A training as an owned tree of processes: stage → torchrun agent → ranks.
+
+    stage process ──starts──► python -m minimind.train.launch …   the torchrun agent
+                              └─starts──► python -m minimind.train run.json   once per rank
+
+Nobody outlives the one who started it. The agent gets SIGTERM when its parent dies and passes it
+on, so the ranks save a checkpoint and go; a rank is killed at once when the agent dies. Linux
+does both in the kernel (PR_SET_PDEATHSIG); elsewhere a thread watches the parent's pid. When the
+stage is interrupted it sends SIGTERM to the agent, waits, then kills what is left of the tree
+(torchrun gives each rank a session of its own, so no process group holds them all).
+
+Ranks are told one thing, `run.json`. What they print goes to `ranks.log`; what ended one of them
+goes to `failure-<rank>.json`, and comes out here as the error of the stage. Not here: several
+machines.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from minimind import errors, runtime
+from minimind.config import Config
+from minimind.errors import MiniMindError, StageError
+from minimind.train.config import TrainRun
+
+RUN_FILE = "run.json"
+TRAINING_FILE = "training.json"
+"""The summary that the first rank leaves."""
+LOG_FILE = "ranks.log"
+PARENT_VARIABLE = "MINIMIND_PARENT_PID"
+GRACE_SECONDS = 10
+"""From SIGTERM to SIGKILL: time for a step and a checkpoint of a small model."""
+TAIL_LINES = 40
+STOPPED_BY_SIGNAL = 128 + signal.SIGTERM
+"""Exit code of a rank that stopped because it was asked to."""
+
+
+class Failure(Config):
+    """`failure-<rank>.json`: what ended a rank."""
+
+    rank: int
+    time: float
+    kind: str
+    message: str
+    lines: list[str]
+
+
+def launch(run: TrainRun) -> None:
+    """Train as `run` says, in processes that end with this one.
+
+    Raises the error that ended the first failing rank: a MiniMindError as it was, anything else
+    as a StageError with the last lines of its traceback.
+    """
+    for old in run.out_dir.glob("failure-*.json"):
+        old.unlink()
+    run_path = run.out_dir / RUN_FILE
+    runtime.write_json(run_path, run.model_dump(mode="json"))
+    with (run.out_dir / LOG_FILE).open("wb") as log:
+        process = subprocess.Popen(
+            _command(run_path, processes=run.config.processes),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(run),
+            start_new_session=True,  # a terminal's Ctrl-C is this process's to handle
+        )
+        try:
+            code = _wait(process)
+        except BaseException:
+            stop_tree(process, grace_seconds=GRACE_SECONDS)
+            raise
+    if code:
+        raise _error_of(run, code)
+
+
+def stop_tree(process: subprocess.Popen[bytes], *, grace_seconds: float) -> None:
+    """SIGTERM to the agent, which tells the ranks; after the grace, SIGKILL to all of the tree that is left."""
+    try:
+        agent = psutil.Process(process.pid)
+        tree = [agent, *agent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    try:
+        process.terminate()
+        psutil.wait_procs(tree, timeout=grace_seconds)
+    finally:  # a second Ctrl-C cuts the grace short, not the killing
+        if agent.is_running():
+            tree = list({*tree, *agent.children(recursive=True)})
+        for member in (p for p in tree if p.is_running()):
+            member.kill()
+        process.wait()
+
+
+def end_with_parent(signal_number: signal.Signals) -> None:
+    """Have this process sent `signal_number` when the one that started it dies. For agents and ranks."""
+    expected = os.environ.get(PARENT_VARIABLE)
+    if expected is None:  # started by hand
+        return
+    parent = int(expected)
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal_number, 0, 0, 0)
+    else:
+        threading.Thread(target=_watch, args=(parent, signal_number), daemon=True).start()
+    if os.getppid() != parent:  # it died before we asked
+        os.kill(os.getpid(), signal_number)
+
+
+def record_failure(out_dir: Path, rank: int, error: BaseException) -> None:
+    """Leave a note of what ended this rank, for `launch` to raise."""
+    lines = "".join(traceback.format_exception(error)).splitlines()[-TAIL_LINES:]
+    known = (kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+    kind = next(known, type(error).__name__)
+    failure = Failure(rank=rank, time=time.time(), kind=kind, message=str(error), lines=lines)
+    runtime.write_json(out_dir / f"failure-{rank}.json", failure.model_dump(mode="json"))
+
+
+def _command(run_path: Path, *, processes: int) -> list[str]:
+    return [
+        *(sys.executable, "-m", "minimind.train.launch"),
+        *("--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes), "--max-restarts", "0"),
+        *("--shutdown-timeout", str(GRACE_SECONDS)),
+        *("-m", "minimind.train", str(run_path)),
+    ]
+
+
+def _environment(run: TrainRun) -> dict[str, str]:
+    threads = run.config.threads or max(1, runtime.cpu_count() // run.config.processes)
+    path = [str(runtime.CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {
+        **os.environ,
+        PARENT_VARIABLE: str(os.getpid()),
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": str(threads),
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """The exit code. Wakes up often, so that an exception sent to this thread (a cancelled task) gets in."""
+    while True:
+        try:
+            return process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _error_of(run: TrainRun, code: int) -> MiniMindError:
+    """The failure that came first; the others are only what it did to the other ranks."""
+    paths = run.out_dir.glob("failure-*.json")
+    failures = sorted((Failure.model_validate_json(path.read_bytes()) for path in paths), key=lambda f: f.time)
+    if failures:
+        first = failures[0]
+        known = getattr(errors, first.kind, None)
+        if isinstance(known, type) and issubclass(known, MiniMindError):
+            return known(first.message)
+        what = f"{run.stage}: rank {first.rank} failed with {first.kind}: {first.message}"
+        return StageError("\n".join([what, *first.lines]))
+    lines = (run.out_dir / LOG_FILE).read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
+    return StageError("\n".join([f"{run.stage}: training ended with exit code {code}; its last lines:", *lines]))
+
+
+def _watch(parent: int, signal_number: signal.Signals) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal_number)
+
+
+def run_agent(arguments: Sequence[str]) -> None:
+    """Be torchrun, but end with the process that started it, and be the ranks' parent by name."""
+    end_with_parent(signal.SIGTERM)
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
+    from torch.distributed import run as torchrun  # seconds to import; the stage process never needs it
+
+    torchrun.main(list(arguments))
+
+
+if __name__ == "__main__":
+    run_agent(sys.argv[1:])

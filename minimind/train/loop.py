@@ -1,0 +1,230 @@
+"""The one training loop. It does not know the objective, the stage, or where batches come from.
+
+A step takes the global batch of its number, this rank's slice of it, in micro-batches; divides by
+the count of the whole global batch, which every rank knows from the batch itself; sums gradients
+over ranks; clips; updates. One vector goes over the ranks per step: the sums for the log, and the
+votes to stop or to save, so that all ranks do it after the same step.
+
+What a resumed run must know besides tensors is `Progress`, plain numbers. Not here: building the
+parts (`job.py`) and what a checkpoint looks like (`checkpoint.py`).
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch.optim import Optimizer
+
+from minimind.data.batches import Batch
+from minimind.errors import StageError
+from minimind.events import EventWriter
+from minimind.model.transformer import Transformer
+from minimind.train.config import TrainConfig
+from minimind.train.objectives import Objective, Sums, Tensors
+from minimind.train.optimizer import LossScale, learning_rate, set_learning_rate
+from minimind.train.parallel import GradientSum, Ranks
+
+PATIENCE = 10
+"""Steps in a row without a finite loss after which a training is given up."""
+
+Figures = dict[str, float]
+
+
+class Stopped(StageError):
+    """A signal asked for an end, and a checkpoint of the last whole step was saved."""
+
+
+class Batches(Protocol):
+    """Global batches by step number; a pure function of it."""
+
+    def batch(self, step: int) -> Batch: ...
+
+
+@dataclass
+class Progress:
+    """Where a training stands; as JSON a part of every checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    """Real positions so far, padding left out."""
+    units: int = 0
+    """Trained tokens (or pairs) so far."""
+    seconds: float = 0.0
+    """Wall time spent in steps, over all restarts."""
+    skipped_steps: int = 0
+    bad_in_a_row: int = 0
+    loss_scale: LossScale = field(default_factory=LossScale)
+    since_log: Figures = field(default_factory=dict)
+    """Sums since the last line of the log; `units`, `tokens` and `seconds` among them."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The parts that a training is made of."""
+
+    config: TrainConfig
+    total_steps: int
+    model: Transformer
+    objective: Objective
+    batches: Batches
+    optimizers: Sequence[Optimizer]
+    gradients: GradientSum
+    ranks: Ranks
+    events: EventWriter | None
+    """None on every rank but the first."""
+    validate: Callable[[], Figures] = dict
+    save: Callable[[Progress], None] = lambda progress: None
+    describe: Callable[[Progress], Figures] = lambda progress: {}
+    """More figures for a line of the log, of this machine: memory, share of the peak."""
+
+
+def train(training: Training, progress: Progress) -> Figures:
+    """Train to the last step; the figures of the last line of the log.
+
+    Raises StageError where the loss is not finite any more, and Stopped after a SIGTERM.
+    """
+    config, ranks, figures = training.config, training.ranks, Figures()
+    with _stop_requests() as asked_to_stop:
+        saved_at = time.monotonic()
+        while progress.step < training.total_steps:
+            due = ranks.is_first and time.monotonic() - saved_at >= config.checkpoint_seconds
+            votes = {"stop": float(asked_to_stop()), "save": float(due)}
+            votes = _step(training, progress, votes)
+            last = progress.step == training.total_steps
+            line = Figures()
+            if last or progress.step % config.log_every == 0:
+                line |= _report(training, progress)
+            if config.validate_every and progress.step % config.validate_every == 0 and not last:
+                line |= training.validate()
+            if line and training.events:
+                training.events.step(progress.step, training.total_steps, line)
+            figures |= line
+            if votes["stop"] and not last:
+                training.save(progress)
+                raise Stopped(f"stopped by a signal after step {progress.step}; run it again to go on from there")
+            by_number = config.checkpoint_steps and progress.step % config.checkpoint_steps == 0
+            if (votes["save"] or by_number) and not last:
+                training.save(progress)
+                saved_at = time.monotonic()
+    return figures
+
+
+def _step(training: Training, progress: Progress, votes: Figures) -> Figures:
+    """One update, or none where the gradient is not finite; the summed votes."""
+    started = time.perf_counter()
+    batch = training.batches.batch(progress.step)
+    units, tokens = training.objective.count(batch), int((batch.documents_BT >= 0).sum())
+    training.gradients.zero()
+    sums = _accumulate(training, batch, scale=progress.loss_scale.value / max(units, 1))
+    norm = training.gradients.norm()
+    device = training.ranks.device
+    # the norm is equal on all ranks already: a rank's share of it comes back whole from the sum
+    whole = {
+        **sums,
+        "norm": norm / training.ranks.size,
+        **{k: torch.tensor(v, device=device) for k, v in votes.items()},
+    }
+    summed = training.ranks.sum_figures(whole)
+    norm_of_step = summed.pop("norm") / progress.loss_scale.value
+    votes = {name: summed.pop(name) for name in votes}
+    if math.isfinite(norm_of_step) and math.isfinite(summed["loss"]):
+        clip = training.config.grad_clip
+        factor = clip / norm_of_step if 0 < clip < norm_of_step else 1.0
+        training.gradients.scale(factor / progress.loss_scale.value)
+        lr = learning_rate(progress.step, training.total_steps, training.config)
+        set_learning_rate(training.optimizers, lr)
+        for optimizer in training.optimizers:
+            optimizer.step()
+        progress.loss_scale.went_well()
+        progress.bad_in_a_row = 0
+        seen = {**summed, "grad_norm": norm_of_step, "steps": 1.0, "units": float(units)}
+    else:
+        _skip(training, progress, batch, loss=summed["loss"])
+        seen = {}
+    progress.step += 1
+    progress.tokens += tokens
+    progress.units += units
+    seconds = time.perf_counter() - started
+    progress.seconds += seconds
+    for name, value in {**seen, "tokens": tokens, "seconds": seconds}.items():
+        progress.since_log[name] = progress.since_log.get(name, 0.0) + value
+    return votes
+
+
+def _accumulate(training: Training, batch: Batch, *, scale: float) -> Sums:
+    """Add up the gradient of this rank's slice of `batch`, and over ranks; this rank's sums for the log."""
+    totals = Sums()
+    objective, limit = training.objective, training.config.micro_items
+    for micro, last in micro_batches(batch, objective.items(batch), objective.take, training.ranks, limit):
+        loss, sums = objective.loss(training.model, micro)
+        training.gradients.backward(loss * scale, last=last)
+        for name, value in sums.items():
+            value = value.detach().float()
+            totals[name] = totals[name] + value if name in totals else value
+    return totals
+
+
+def micro_batches(
+    batch: Batch, num_items: int, take: Callable[[Batch, int, int], Batch], ranks: Ranks, limit: int
+) -> Iterator[tuple[Tensors, bool]]:
+    """This rank's slice of a global batch, at most `limit` items at a time, and whether it is the last."""
+    start, stop = ranks.share(num_items)
+    for first in range(start, stop, limit):
+        after = min(first + limit, stop)
+        yield Tensors.of(take(batch, first, after), ranks.device), after == stop
+
+
+def _skip(training: Training, progress: Progress, batch: Batch, *, loss: float) -> None:
+    """Note a step without an update; give up after ten in a row."""
+    if math.isfinite(loss) and progress.loss_scale.overflowed():
+        return  # fp16 finding its scale is no fault
+    progress.skipped_steps += 1
+    progress.bad_in_a_row += 1
+    rows = ", ".join(str(item) for item in batch.items_B[:16].tolist()) + (", …" if len(batch.items_B) > 16 else "")
+    message = f"step {progress.step + 1} was skipped: its loss or gradient is not finite (batch items {rows})"
+    if training.events:
+        training.events.log(message, level="warning")
+    if progress.bad_in_a_row >= PATIENCE:
+        raise StageError(
+            f"the loss was not finite in {PATIENCE} steps in a row, up to step {progress.step + 1} (batch items "
+            f'{rows}); lower `lr`, raise `warmup_steps`, or set `precision = "fp32"`'
+        )
+
+
+def _report(training: Training, progress: Progress) -> Figures:
+    """The figures since the last line: means per unit, counts so far, speed. Starts a new line."""
+    sums = dict(progress.since_log)
+    described = training.describe(progress)
+    progress.since_log.clear()
+    steps, units = sums.pop("steps", 0.0), sums.pop("units", 0.0)
+    tokens, seconds = sums.pop("tokens"), sums.pop("seconds")
+    grad_norm = sums.pop("grad_norm", math.nan)
+    return {
+        **{name: value / units if units else math.nan for name, value in sums.items()},
+        "lr": learning_rate(progress.step - 1, training.total_steps, training.config),
+        "grad_norm": grad_norm / steps if steps else math.nan,
+        "tokens": float(progress.tokens),
+        "tokens_per_second": tokens / max(seconds, 1e-9),
+        **described,
+    }
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Inside, SIGTERM does not end the process; the function yielded says whether it came."""
+    came = False
+
+    def note(_signal: int, _frame: object) -> None:
+        nonlocal came
+        came = True
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,87 @@
+"""The five training stages: each writes what its ranks need to know, and owns them until they are done.
+
+All keep their scratch directory after a failure, and go on from the newest whole checkpoint in it.
+Not here: what a rank does (`job.py`) and how ranks are started and stopped (`launch.py`).
+"""
+
+from pathlib import Path
+
+from minimind.artifact import Inputs, Summary
+from minimind.data.tokens import TokenSet
+from minimind.errors import ConfigError
+from minimind.stage import Stage
+from minimind.train.config import (
+    DistillConfig,
+    DpoConfig,
+    LoraConfig,
+    PretrainConfig,
+    SftConfig,
+    StageName,
+    TrainConfig,
+    TrainRun,
+)
+from minimind.train.launch import RUN_FILE, TRAINING_FILE, launch
+
+
+def pretrain(config: PretrainConfig, inputs: Inputs, out_dir: Path) -> Summary:
+    """A model from random weights, on plain text."""
+    return _train("pretrain", config, inputs, out_dir)
+
+
+def sft(config: SftConfig, inputs: Inputs, out_dir: Path) -> Summary:
+    """A model that answers, from one that continues text."""
+    return _train("sft", config, inputs, out_dir)
+
+
+def dpo(config: DpoConfig, inputs: Inputs, out_dir: Path) -> Summary:
+    """A model that prefers the chosen answers."""
+    return _train("dpo", config, inputs, out_dir)
+
+
+def lora(config: LoraConfig, inputs: Inputs, out_dir: Path) -> Summary:
+    """Adapters for a model, and the model with them merged in."""
+    return _train("lora", config, inputs, out_dir)
+
+
+def distill(config: DistillConfig, inputs: Inputs, out_dir: Path) -> Summary:
+    """A model that learns from a teacher's distribution as well as from the labels."""
+    return _train("distill", config, inputs, out_dir)
+
+
+def _train(stage: StageName, config: TrainConfig, inputs: Inputs, out_dir: Path) -> Summary:
+    _require_one_tokenizer(inputs)
+    run = TrainRun(
+        stage=stage,
+        config=config,
+        inputs={name: artifact.dir for name, artifact in inputs.items()},
+        fingerprints={name: artifact.fingerprint for name, artifact in inputs.items()},
+        out_dir=out_dir,
+    )
+    launch(run)
+    summary = Summary.model_validate_json((out_dir / TRAINING_FILE).read_bytes())
+    for name in (TRAINING_FILE, RUN_FILE):  # its figures go into the seal, its paths mean nothing elsewhere
+        (out_dir / name).unlink()
+    return summary
+
+
+def _require_one_tokenizer(inputs: Inputs) -> None:
+    """Raise ConfigError where the tokens were made by another tokenizer than a model is used to."""
+    tokens = TokenSet.open(inputs["tokens"].dir / "train").info.tokenizer
+    known = {name: inputs[name].summary().figures.get("tokenizer") for name in ("model", "teacher") if name in inputs}
+    if "tokenizer" in inputs:
+        known["tokenizer"] = inputs["tokenizer"].fingerprint
+    for name, tokenizer in known.items():
+        if tokenizer not in (None, tokens):
+            raise ConfigError(
+                f"the tokens were made by tokenizer {tokens}, the input `{name}` is of tokenizer {tokenizer}; "
+                "make the tokens again with that tokenizer"
+            )
+
+
+_RANK = ("minimind.train.__main__",)
+
+PRETRAIN = Stage("pretrain", pretrain, inputs=("tokens", "tokenizer"), resumable=True, launches=_RANK)
+SFT = Stage("sft", sft, inputs=("tokens", "model"), resumable=True, launches=_RANK)
+DPO = Stage("dpo", dpo, inputs=("tokens", "model"), resumable=True, launches=_RANK)
+LORA = Stage("lora", lora, inputs=("tokens", "model"), resumable=True, launches=_RANK)
+DISTILL = Stage("distill", distill, inputs=("tokens", "model", "teacher"), resumable=True, launches=_RANK)

@@ -1,0 +1,60 @@
+"""Answers on fixed prompts, and how repetition in them is measured."""
+
+import pytest
+import torch
+
+from minimind.data.chat import render_prompt
+from minimind.data.tokenizer import END_OF_TEXT, Tokenizer
+from minimind.data.vocabulary import train_pieces
+from minimind.evaluate.answers import answer_prompts, repetition_rate
+from minimind.infer.generate import complete
+from minimind.infer.sampling import Sampling
+from minimind.model.config import ModelConfig
+from minimind.model.transformer import Transformer
+
+PROMPTS = ("Who are you?", "你是谁？")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    texts = ["the quick brown fox jumps over the lazy dog\n" * 5, "who are you and what is this\n" * 5]
+    model = train_pieces(texts, vocab_size=320, character_coverage=1.0)
+    return Tokenizer(model, tmp_path_factory.mktemp("tokenizer"))
+
+
+def tiny(tokenizer: Tokenizer, **changes: object) -> Transformer:
+    shape = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "ffn_size": 32, "max_positions": 128, **changes}
+    return Transformer(ModelConfig(vocab_size=tokenizer.vocab_size, **shape), seed=3)
+
+
+def test_answers_are_the_greedy_ones_word_for_word(tokenizer: Tokenizer):
+    """What the report shows must be what a user gets at temperature 0, with the chat format around the prompt."""
+    model = tiny(tokenizer)
+    for answer in answer_prompts(model, tokenizer, PROMPTS, max_tokens=9, chat=True):
+        prompt_ids = render_prompt([{"role": "user", "content": answer.prompt}], tokenizer)
+        wanted = complete(model, tokenizer, prompt_ids, sampling=Sampling(temperature=0, max_tokens=9))
+        assert (answer.text, answer.tokens) == (wanted.text, wanted.tokens)
+        assert answer.ended_by_stop == (wanted.finish_reason == "stop")
+
+
+def test_a_pretrained_model_continues_the_prompt_as_a_document(tokenizer: Tokenizer):
+    """It has never seen the chat format: it gets what its documents begin with."""
+    model = tiny(tokenizer)
+    (answer,) = answer_prompts(model, tokenizer, PROMPTS[:1], max_tokens=9, chat=False)
+    prompt_ids = [END_OF_TEXT, *tokenizer.encode(PROMPTS[0])]
+    assert answer.text == complete(model, tokenizer, prompt_ids, sampling=Sampling(temperature=0, max_tokens=9)).text
+
+
+def test_a_model_that_stops_at_once_says_nothing(tokenizer: Tokenizer):
+    """An empty answer that ended by itself is told apart from one that was cut off."""
+    model = tiny(tokenizer, tie_embeddings=False)
+    torch.nn.init.zeros_(model.output_weight)  # all logits equal: END_OF_TEXT, the first id, is taken
+    for answer in answer_prompts(model, tokenizer, PROMPTS, max_tokens=9, chat=True):
+        assert (answer.text, answer.tokens, answer.ended_by_stop, answer.repetition) == ("", 0, True, 0.0)
+
+
+def test_repetition_is_the_share_of_grams_said_before():
+    """Loops must show as such, and short or varied answers must not."""
+    assert repetition_rate([]) == repetition_rate([1, 1, 1]) == repetition_rate(list(range(50))) == 0.0
+    assert repetition_rate([7] * 13) == pytest.approx(9 / 10)
+    assert repetition_rate([1, 2, 3, 4, 5, 1, 2, 3, 4]) == pytest.approx(1 / 6)

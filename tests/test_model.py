@@ -1,0 +1,372 @@
+"""The model against its exact parameter counts, the stock Hugging Face classes, and its own promises."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+
+from minimind.errors import ConfigError
+from minimind.model.attention import KeyValueCache
+from minimind.model.config import PRESETS, ModelConfig, count_active_parameters, count_parameters
+from minimind.model.cross_entropy import linear_cross_entropy
+from minimind.model.layers import RMSNorm, rotary_frequencies
+from minimind.model.transformer import Transformer
+
+TINY = ModelConfig(vocab_size=97, hidden_size=32, num_layers=3, num_heads=4, num_kv_heads=2, head_size=16, ffn_size=48)
+TINY_MOE = TINY.replace(num_experts=4, experts_per_token=2, balance_coefficient=0.01)
+SHAPES = {
+    "qk-norm": TINY,
+    "plain": TINY.replace(qk_norm=False, norm_eps=1e-5),
+    "untied": TINY.replace(tie_embeddings=False),
+    "experts": TINY_MOE,
+    "shared": TINY_MOE.replace(num_shared_experts=2, balance="sequence"),
+}
+EXACT_COUNTS = {
+    "minimind-3": 63_912_192,
+    "minimind-3-moe": 198_416_640,
+    "minimind2-small": 25_829_888,
+    "minimind2": 104_030_976,
+    "minimind2-moe": 145_029_760,
+}
+
+
+def random_tokens(batch: int, time: int, *, seed: int = 0, vocab_size: int = 97) -> Tensor:
+    return torch.randint(0, vocab_size, (batch, time), generator=torch.Generator().manual_seed(seed))
+
+
+def enlivened(config: ModelConfig, *, seed: int = 0) -> Transformer:
+    """A model with weights large enough, and norms uneven enough, that a wrong formula shows in the logits."""
+    model = Transformer(config, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.empty(parameter.shape).normal_(generator=generator)
+            parameter.copy_(1 + 0.3 * noise if parameter.ndim == 1 else 0.15 * noise)
+    return model
+
+
+@pytest.mark.parametrize("name", EXACT_COUNTS)
+def test_a_preset_has_exactly_its_published_number_of_parameters(name: str) -> None:
+    """The count is what tells one model of the family from another; one unit off is another model."""
+    with torch.device("meta"):
+        model = Transformer(PRESETS[name])
+    built = sum(parameter.numel() for parameter in model.parameters())
+    assert built == count_parameters(PRESETS[name]) == EXACT_COUNTS[name]
+
+
+def test_the_active_count_leaves_out_experts_a_token_does_not_visit() -> None:
+    """It is the published figure, and what the cost of a token is estimated from."""
+    assert count_active_parameters(PRESETS["minimind-3-moe"]) == 63_936_768
+    assert count_active_parameters(PRESETS["minimind-3"]) == EXACT_COUNTS["minimind-3"]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_counting_formula_agrees_with_the_built_model(name: str) -> None:
+    """Estimates use the formula for shapes that nobody has built yet."""
+    model = Transformer(SHAPES[name])
+    assert sum(parameter.numel() for parameter in model.parameters()) == count_parameters(SHAPES[name])
+
+
+def test_a_recipe_may_name_a_preset_and_change_fields() -> None:
+    """The quickstart takes the nano preset with a vocabulary of its own."""
+    config = ModelConfig.parse({"preset": "minimind-nano", "vocab_size": 2048}, origin="recipe")
+    assert config == PRESETS["minimind-nano"].replace(vocab_size=2048)
+
+
+def test_sizes_left_out_are_derived() -> None:
+    """⌈768·π/64⌉·64 = 2432 is the published width of minimind-3."""
+    config = ModelConfig.parse({"hidden_size": 768, "num_layers": 1, "num_heads": 8}, origin="recipe")
+    assert (config.num_kv_heads, config.head_size, config.ffn_size) == (8, 96, 2432)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"preset": "minimind-nan"}, "minimind-nano"),
+        ({"num_kv_heads": 3}, "multiple of num_kv_heads"),
+        ({"head_size": 15}, "must be even"),
+        ({"hidden_size": 0}, "hidden_size"),
+        ({"experts_per_token": 2}, "need num_experts above 0"),
+        ({"num_experts": 4}, "from 1 to num_experts"),
+        ({"num_layrs": 4}, "num_layers"),
+    ],
+)
+def test_an_impossible_shape_says_what_is_allowed(values: dict[str, object], message: str) -> None:
+    """A shape comes from a user's TOML; the message must be enough to mend it."""
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig.parse({"preset": "minimind-nano", **values}, origin="recipe")
+
+
+def stock_model(config: ModelConfig) -> PreTrainedModel:
+    """The stock class for this shape, in eager fp32."""
+    rope: dict[str, object] = {"rope_type": "default", "rope_theta": config.rope_theta}
+    if config.yarn:
+        rope |= {"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 2048}
+        rope |= {"beta_fast": 32.0, "beta_slow": 1.0, "attention_factor": 1.0}
+    common = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_size,
+        "intermediate_size": config.ffn_size,
+        "rms_norm_eps": config.norm_eps,
+        "rope_parameters": rope,
+        "max_position_embeddings": config.max_positions,
+        "tie_word_embeddings": config.tie_embeddings,
+        "attn_implementation": "eager",
+    }
+    if config.num_experts:
+        experts = {
+            "num_experts": config.num_experts,
+            "num_experts_per_tok": config.experts_per_token,
+            "moe_intermediate_size": config.ffn_size,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+        }
+        return Qwen3MoeForCausalLM(Qwen3MoeConfig(**common, **experts)).eval()
+    if config.qk_norm:
+        return Qwen3ForCausalLM(Qwen3Config(**common)).eval()
+    return LlamaForCausalLM(LlamaConfig(**common)).eval()
+
+
+def stock_state(model: Transformer) -> dict[str, Tensor]:
+    """The state dict as the stock class holds it in memory: the same names, experts stacked."""
+    state = dict(model.state_dict())
+    if model.config.tie_embeddings:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    for layer in range(model.config.num_layers if model.config.num_experts else 0):
+        prefix = f"model.layers.{layer}.mlp.experts"
+        gate, up, down = (
+            torch.stack([state.pop(f"{prefix}.{e}.{part}_proj.weight") for e in range(model.config.num_experts)])
+            for part in ("gate", "up", "down")
+        )
+        state[f"{prefix}.gate_up_proj"], state[f"{prefix}.down_proj"] = torch.cat((gate, up), 1), down
+    return state
+
+
+@pytest.mark.parametrize("name", ["plain", "qk-norm", "untied", "experts"])
+@torch.no_grad()
+def test_logits_equal_those_of_the_stock_class_with_the_same_weights(name: str) -> None:
+    """Names, layouts and formulas are Hugging Face's, so an exported model answers as it was trained to."""
+    model = enlivened(SHAPES[name])
+    stock = stock_model(SHAPES[name])
+    stock.load_state_dict(stock_state(model))
+    tokens_BT = random_tokens(2, 70)
+    logits_BTV = model(tokens_BT)
+    assert logits_BTV.std() > 0.5
+    assert (logits_BTV - stock(tokens_BT).logits).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_yarn_logits_equal_those_of_the_stock_class() -> None:
+    """YaRN is a change of frequencies; Hugging Face's formula is the independent witness."""
+    config = TINY.replace(yarn=True, head_size=32)
+    model = enlivened(config)
+    stock = stock_model(config)
+    stock.load_state_dict(stock_state(model))
+    tokens_BT, positions_BT = random_tokens(1, 40), torch.arange(3000, 3040)[None]
+    expected = stock(tokens_BT, position_ids=positions_BT).logits
+    assert (model(tokens_BT, positions_BT=positions_BT) - expected).abs().max() < 1e-4
+    model.config = config.replace(yarn=False)
+    assert (model(tokens_BT, positions_BT=positions_BT) - expected).abs().max() > 1e-2
+
+
+def test_yarn_frequencies_follow_the_definition() -> None:
+    """f' = f·((1−γ) + γ/16): fast pairs keep their angle, slow ones turn sixteen times slower."""
+    config = PRESETS["minimind-3"]
+    plain, yarn = rotary_frequencies(config).double(), rotary_frequencies(config.replace(yarn=True)).double()
+    turns = plain * 2048 / (2 * math.pi)
+    torch.testing.assert_close(yarn[turns > 40], plain[turns > 40])
+    torch.testing.assert_close(yarn[turns < 0.7], plain[turns < 0.7] / 16)
+    low = math.floor(96 * math.log(2048 / (32 * 2 * math.pi)) / (2 * math.log(1e6)))
+    high = math.ceil(96 * math.log(2048 / (2 * math.pi)) / (2 * math.log(1e6)))
+    gamma = torch.tensor([min(max((p - low) / (high - low), 0.0), 1.0) for p in range(48)], dtype=torch.float64)
+    torch.testing.assert_close(yarn, plain * ((1 - gamma) + gamma / 16), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@torch.no_grad()
+def test_a_token_changes_no_logits_before_it(name: str) -> None:
+    """A model that peeks ahead trains to a wonderful loss and cannot write. 300 tokens span several blocks."""
+    model = enlivened(SHAPES[name])
+    tokens_BT = random_tokens(1, 300)
+    changed_BT = tokens_BT.clone()
+    changed_BT[0, 200] = (changed_BT[0, 200] + 1) % 97
+    before, after = model(tokens_BT), model(changed_BT)
+    torch.testing.assert_close(after[:, :200], before[:, :200], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(after[:, 200:], before[:, 200:], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@torch.no_grad()
+def test_decoding_with_a_cache_equals_computing_everything_again(name: str) -> None:
+    """Prefill, a chunk of several tokens, then token by token: every way the cache is filled."""
+    model = enlivened(SHAPES[name])
+    tokens_BT = random_tokens(2, 24)
+    cache = KeyValueCache(model.config, 2, 30, torch.float32)
+    pieces = [(0, 10), (10, 17), *((t, t + 1) for t in range(17, 24))]
+    stepwise = torch.cat([model(tokens_BT[:, start:stop], cache=cache) for start, stop in pieces], 1)
+    assert cache.length == 24
+    torch.testing.assert_close(stepwise, model(tokens_BT), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_rows_padded_on_the_left_decode_as_if_alone() -> None:
+    """Prompts of different lengths share a cache: padding is a document of its own, positions start after it."""
+    model = enlivened(TINY)
+    long_BT, short_BT = random_tokens(1, 12), random_tokens(1, 9, seed=1)
+    padded_BT = torch.cat((long_BT, torch.nn.functional.pad(short_BT, (3, 0))))
+    documents_BT = torch.tensor([[0] * 12, [-1] * 3 + [0] * 9], dtype=torch.int32)
+    positions_BT = torch.stack((torch.arange(12), torch.arange(-3, 9).clamp(min=0)))
+    cache = KeyValueCache(TINY, 2, 12, torch.float32)
+    prefill = model(padded_BT[:, :8], positions_BT=positions_BT[:, :8], documents_BT=documents_BT[:, :8], cache=cache)
+    steps = [model(padded_BT[:, t : t + 1], positions_BT=positions_BT[:, t : t + 1], cache=cache) for t in range(8, 12)]
+    both = torch.cat([prefill, *steps], 1)
+    torch.testing.assert_close(both[:1], model(long_BT), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(both[1:, 3:], model(short_BT), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@torch.no_grad()
+def test_a_packed_row_gives_each_document_what_it_gets_alone(name: str) -> None:
+    """Packing is only free if documents cannot see each other; padding must not disturb them either."""
+    model = enlivened(SHAPES[name])
+    lengths = (140, 30, 100)
+    alone = [random_tokens(1, length, seed=length) for length in lengths]
+    row_BT = torch.cat([*alone, torch.zeros(1, 10, dtype=torch.int64)], 1)
+    numbers = [n for n, length in enumerate(lengths) for _ in range(length)] + [-1] * 10
+    positions = [t for length in (*lengths, 10) for t in range(length)]
+    packed = model(
+        row_BT, documents_BT=torch.tensor([numbers], dtype=torch.int32), positions_BT=torch.tensor([positions])
+    )
+    expected = torch.cat([model(tokens) for tokens in alone], 1)
+    torch.testing.assert_close(packed[:, :270], expected, rtol=1e-4, atol=1e-4)
+    assert packed.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_row_of_padding_alone_gives_finite_values_and_gradients(dtype: torch.dtype) -> None:
+    """The last row of a batch may be empty; one NaN would end the run."""
+    model = Transformer(TINY_MOE, compute_dtype=dtype)
+    documents_BT = torch.tensor([[0] * 20, [-1] * 20], dtype=torch.int32)
+    tokens_BT = random_tokens(2, 20)
+    labels_BT = tokens_BT.masked_fill(documents_BT < 0, -100)
+    hidden_BTD, balance_loss = model.hidden(tokens_BT, documents_BT=documents_BT)
+    loss = linear_cross_entropy(hidden_BTD.flatten(0, 1), model.output_weight, labels_BT.flatten())
+    (loss + balance_loss).backward()
+    assert hidden_BTD.isfinite().all()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.03), (torch.float16, 0.004)])
+def test_half_precision_gradients_stay_near_fp32(dtype: torch.dtype, tolerance: float) -> None:
+    """fp32 weights, half-precision products: the gradient differs by the rounding and by nothing else.
+
+    The loss is scaled by 1024 as a loss scaler would, so that fp16 does not underflow.
+    """
+    tokens_BT = random_tokens(2, 150)
+    gradients = []
+    for compute_dtype in (torch.float32, dtype):
+        model = Transformer(TINY, seed=3).set_compute_dtype(compute_dtype)
+        hidden_BTD, _ = model.hidden(tokens_BT)
+        assert hidden_BTD.dtype == compute_dtype
+        loss = linear_cross_entropy(hidden_BTD.flatten(0, 1), model.output_weight, tokens_BT.flatten())
+        (loss / 300 * 1024).backward()
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
+        gradients.append({name: p.grad / 1024 for name, p in model.named_parameters()})
+    for name, exact in gradients[0].items():
+        error = (gradients[1][name] - exact).norm() / exact.norm()
+        assert error < tolerance, (name, float(error))
+
+
+def test_initial_weights_depend_on_the_seed_and_on_nothing_else() -> None:
+    """Two runs of a recipe start alike, whatever drew from torch's generator before, and it is left alone."""
+    torch.manual_seed(1)
+    first = Transformer(TINY, seed=5)
+    state = torch.get_rng_state()
+    second, other = Transformer(TINY, seed=5), Transformer(TINY, seed=6)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not torch.equal(first.output_weight, other.output_weight)
+
+
+def test_initial_weights_have_the_documented_spread() -> None:
+    """0.02, and 0.02/√(2·layers) where a branch ends, so that the sum over layers does not grow with depth."""
+    config = TINY.replace(hidden_size=128, ffn_size=256, vocab_size=512)
+    weights = dict(Transformer(config).named_parameters())
+    for name, weight in weights.items():
+        if weight.ndim == 1:
+            assert torch.equal(weight, torch.ones_like(weight))
+            continue
+        ends_branch = name.endswith(("o_proj.weight", "down_proj.weight"))
+        expected = 0.02 / math.sqrt(6) if ends_branch else 0.02
+        assert weight.std().item() == pytest.approx(expected, rel=0.05), name
+
+
+def test_rms_norm_and_its_gradient_equal_the_definition() -> None:
+    """The gradient is written by hand for the CPU; autograd of the plain formula is the witness."""
+    generator = torch.Generator().manual_seed(0)
+    norm = RMSNorm(24, 1e-3).double()
+    norm.weight.data.normal_(generator=generator)
+    x, cotangent = (torch.randn(3, 5, 24, dtype=torch.float64, generator=generator) for _ in range(2))
+    x.requires_grad_()
+    plain = x / (x.square().mean(-1, keepdim=True) + 1e-3).sqrt() * norm.weight
+    torch.testing.assert_close(norm(x), plain)
+    expected = torch.autograd.grad(plain, (x, norm.weight), cotangent)
+    torch.testing.assert_close(torch.autograd.grad(norm(x), (x, norm.weight), cotangent), expected)
+
+
+def test_more_positions_than_the_model_has_is_an_error() -> None:
+    """Beyond max_positions the logits would be rubbish without a word."""
+    model = Transformer(TINY.replace(max_positions=16))
+    with pytest.raises(ConfigError, match="max_positions"):
+        model(random_tokens(1, 17))
+
+
+def test_a_full_cache_is_an_error_that_names_the_limit() -> None:
+    """Writing past the end would otherwise fail deep inside a layer."""
+    model = Transformer(TINY)
+    cache = KeyValueCache(TINY, 1, 8, torch.float32)
+    model(random_tokens(1, 8), cache=cache)
+    with pytest.raises(ConfigError, match="max_length"):
+        model(random_tokens(1, 1), cache=cache)
+
+
+def test_a_truncated_cache_continues_as_if_the_rest_had_never_been_seen() -> None:
+    """A chat that edits its last turn reuses what came before."""
+    model = enlivened(TINY)
+    cache = KeyValueCache(TINY, 1, 16, torch.float32)
+    with torch.no_grad():
+        model(random_tokens(1, 12), cache=cache)
+        cache.truncate(6)
+        continued = model(random_tokens(1, 4, seed=9), cache=cache)
+        whole = model(torch.cat((random_tokens(1, 12)[:, :6], random_tokens(1, 4, seed=9)), 1))
+    torch.testing.assert_close(continued, whole[:, 6:], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_dense_model_compiles_as_one_graph_with_the_same_gradients(packed: bool) -> None:
+    """A graph break in a hand-written gradient costs what compiling gains, and nobody notices it."""
+    model = Transformer(TINY)
+    tokens_BT = random_tokens(2, 150)
+    documents_BT = (torch.arange(150) // 60).to(torch.int32).expand(2, 150) if packed else None
+    cotangent = torch.randn(2, 150, 32, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for hidden in (model.hidden, torch.compile(model.hidden, backend="aot_eager", fullgraph=True)):
+        output, _ = hidden(tokens_BT, documents_BT=documents_BT)
+        gradients.append(torch.autograd.grad(output, list(model.parameters()), cotangent))
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-4)

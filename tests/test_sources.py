@@ -1,0 +1,329 @@
+"""Sources: every way a data file can be wrong ends in a counted row or one clear line."""
+
+import gzip
+import json
+import logging
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import zstandard
+from pyarrow import parquet
+
+from minimind.artifact import Artifact, Store
+from minimind.data import files, readers
+from minimind.data.shards import read_rows
+from minimind.data.sources import INGEST, IngestConfig, SourceConfig, content_digests
+from minimind.errors import DataError, MissingError
+from minimind.fingerprint import explain
+from minimind.stage import build
+
+ROWS = [{"text": f"document number {number}"} for number in range(5)]
+CHAT = {"conversations": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+
+
+def jsonl(rows: list[Any]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def config(path: Path, *, max_bad_fraction: float = 0.5, **source: Any) -> IngestConfig:
+    settings = {"name": "mine", "rows": "pretrain", "path": str(path), **source}
+    return IngestConfig(rows=settings["rows"], sources=(SourceConfig(**settings),), max_bad_fraction=max_bad_fraction)
+
+
+def ingest(tmp_path: Path, content: bytes, *, name: str = "rows.jsonl", **settings: Any) -> Artifact:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return build(INGEST, config(path, **settings), {}, store=Store(tmp_path / "store"))[0]
+
+
+def kept(artifact: Artifact) -> list[dict[str, Any]]:
+    return list(read_rows(artifact.dir / "rows"))
+
+
+def dropped(artifact: Artifact) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (artifact.dir / "dropped.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+BAD_LINES = {
+    b'{"text": "cut off': "bad_json",
+    b'{"content": "x"}': "missing_field",
+    b'{"text": 7}': "wrong_type",
+    b'{"text": "\xff\xfe"}': "bad_utf8",
+    b'{"text": "nul \x00 byte"}': "nul_char",
+    b'{"text": "\\ud83d"}': "lone_surrogate",
+    b'{"text": "a", "text": "b"}': "duplicate_key",
+    b'{"text": "a", "n": NaN}': "non_finite_number",
+    b'{"text": "a", "n": 99999999999999999999}': "number_too_big",
+    b"[" * 500 + b"]" * 500: "too_deep",
+    b'["text"]': "not_object",
+    b'{"text": "  "}': "empty_text",
+}
+
+
+def test_every_bad_row_is_on_file_with_its_line_and_reason(tmp_path: Path):
+    """A row may be left out, but never without a trace; the line is the one an editor shows."""
+    good = jsonl(ROWS)
+    lines = b"\n\n".join(BAD_LINES)  # a blank line after each: skipped, and counted
+    artifact = ingest(tmp_path, good + lines + b"\n" + good, max_bad_fraction=0.9)
+    records = dropped(artifact)
+    assert [record["reason"] for record in records] == list(BAD_LINES.values())
+    assert [record["line"] for record in records] == [6 + 2 * n for n in range(len(BAD_LINES))]
+    assert {(record["source"], record["file"], record["rule"]) for record in records} == {
+        ("mine", "rows.jsonl", "check")
+    }
+    assert records[0]["text"] == '{"text": "cut off' and records[3]["text"] == '{"text": "\\xff\\xfe"}'
+    figures: dict[str, Any] = artifact.summary().figures
+    assert (figures["rows_in"], figures["rows_kept"], figures["rows_dropped"]) == (22, 10, 12)
+    assert figures["bytes_in"] == figures["bytes_kept"] + figures["bytes_dropped"]
+    assert figures["dropped_bad_json"] == 1
+    last = kept(artifact)[-1]
+    assert (last["line"], last["source"], last["group"]) == (33, "mine", last["id"])
+
+
+def test_more_than_one_percent_bad_is_a_warning(tmp_path: Path):
+    """A few accidents are normal; a pattern wants to be seen."""
+    assert (
+        "1 of 6 rows cannot be used; most often bad_json"
+        in ingest(tmp_path, jsonl(ROWS) + b"{\n").summary().warnings[0]
+    )
+    many = jsonl(ROWS * 30)
+    assert ingest(tmp_path, many + b"{\n", name="many.jsonl").summary().warnings == []
+
+
+def test_too_many_bad_rows_stop_with_one_line_that_helps(tmp_path: Path):
+    """File, counts, the most frequent reason, its first line, what was found instead, and the knob."""
+    with pytest.raises(DataError) as caught:
+        ingest(tmp_path, b"\n" + jsonl([{"content": "x"}] * 3 + ROWS[:1]))
+    message = str(caught.value)
+    assert (
+        "3 of 4 rows" in message
+        and "missing_field (3), first in rows.jsonl, line 2: no `text`; found `content`" in message
+    )
+    assert "max_bad_fraction = 0.5" in message and "keys" in message and "\n" not in message
+
+
+def test_a_wrong_key_is_noticed_before_the_whole_file_is_read(tmp_path: Path):
+    """Nobody wants to wait an hour to hear that the key is `content`."""
+    with pytest.raises(DataError, match="1,000 of 1,000 rows"):
+        ingest(tmp_path, jsonl([{"content": "x"}] * 5000))
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n\n"])
+def test_an_empty_file_is_an_error(tmp_path: Path, content: bytes):
+    """An empty download must not become an empty model."""
+    with pytest.raises(DataError, match=r"rows\.jsonl is empty"):
+        ingest(tmp_path, content)
+
+
+def test_nothing_left_is_an_error_even_where_all_may_be_bad(tmp_path: Path):
+    """max_bad_fraction = 1 allows bad rows, not an empty corpus."""
+    with pytest.raises(DataError, match="no pretrain rows are left"):
+        ingest(tmp_path, b"{\n", max_bad_fraction=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "remedy"),
+    [
+        ("a.jsonl", json.dumps(ROWS).encode(), "one big JSON array.*jq"),
+        ("a.jsonl", json.dumps(ROWS, indent=2).encode(), "one big JSON array.*jq"),
+        ("a.jsonl", json.dumps(ROWS * 5000).encode(), "one big JSON array.*jq"),
+        ("a.jsonl", json.dumps(ROWS[0], indent=2).encode(), "JSON over several lines"),
+        ("a.jsonl", b"<!DOCTYPE html>\n<html></html>", "a web page"),
+        ("a.jsonl", jsonl(ROWS).decode().encode("utf-16"), "UTF-16.*iconv"),
+        ("a.jsonl", jsonl(ROWS).decode().encode("utf-16-le"), "UTF-16.*iconv"),
+        ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        ("a.jsonl", b"PK\x03\x04 zip", "zip archive"),
+        ("a.jsonl", b"PAR1 and so on", 'kind = "parquet"'),
+        ("a.jsonl.gz", gzip.compress(jsonl(ROWS * 999))[:-20], "damaged or cut off"),
+        ("a.jsonl.gz", gzip.compress(jsonl(ROWS))[:12], "damaged or cut off"),
+        ("a.jsonl.gz", b"not packed", "is not packed"),
+        ("a.jsonl.zst", zstandard.compress(jsonl(ROWS * 999))[:-20], "damaged or cut off"),
+    ],
+)
+def test_a_file_that_is_wrong_as_a_whole_says_so(tmp_path: Path, name: str, content: bytes, remedy: str):
+    """A million bad rows would hide the one thing that is wrong; the message names the file and the way out."""
+    with pytest.raises(DataError, match=remedy) as caught:
+        ingest(tmp_path, content, name=name)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.ndjson"])
+def test_packed_files_are_known_by_their_bytes(tmp_path: Path, name: str, pack: Any):
+    """The same rows, however packed and named; a mark at the start and \\r\\n are no part of them."""
+    content = b"\xef\xbb\xbf" + jsonl(ROWS).replace(b"\n", b"\r\n")
+    assert [row["text"] for row in kept(ingest(tmp_path, pack(content), name=name))] == [row["text"] for row in ROWS]
+
+
+def test_a_last_line_without_an_end_is_a_row(tmp_path: Path):
+    """Half of all files end like this."""
+    assert len(kept(ingest(tmp_path, jsonl(ROWS).rstrip(b"\n")))) == 5
+
+
+def test_a_row_beyond_the_limit_is_dropped_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One endless line must not take the memory of the machine."""
+    for module in (files, readers):
+        monkeypatch.setattr(module, "MAX_ROW_BYTES", 1000)
+    artifact = ingest(tmp_path, jsonl(ROWS) + b'{"text": "' + b"x" * 100_000 + b'"}\n' + jsonl(ROWS))
+    assert [(record["line"], record["reason"]) for record in dropped(artifact)] == [(6, "too_long")]
+    assert len(kept(artifact)) == 10
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path):
+    """Files are larger than memory in real life."""
+    path = tmp_path / "rows.jsonl"
+    with path.open("wb") as file:
+        for number in range(1000):
+            file.write(jsonl([{"text": f"{number} " + "x" * 60_000}]))  # 60 MB
+    tracemalloc.start()
+    artifact, _ = build(INGEST, config(path), {}, store=Store(tmp_path / "store"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert artifact.summary().figures["rows_kept"] == 1000
+    assert peak < 20_000_000
+
+
+def test_folders_and_patterns_are_read_in_name_order(tmp_path: Path):
+    """Rows of many files stay apart: the source column says which file, and the order is the names'."""
+    for name in ("b.jsonl", "a/c.jsonl", ".hidden.jsonl", "notes.txt"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(jsonl([{"text": name}]))
+    for path in ("data", "data/**/*.jsonl"):
+        artifact, _ = build(INGEST, config(tmp_path / path), {}, store=Store(tmp_path))
+        assert [(row["source"], row["text"]) for row in kept(artifact)] == [
+            ("mine/a/c.jsonl", "a/c.jsonl"),
+            ("mine/b.jsonl", "b.jsonl"),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("gone.jsonl", "no such file"), ("empty", "no jsonl files in this directory"), ("*.jsonl", "no file matches")],
+)
+def test_what_is_not_there_is_named(tmp_path: Path, path: str, message: str):
+    """It must be known when the pipeline is planned, before anything runs."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingError, match=message):
+        INGEST.parts(config(tmp_path / path), {})
+
+
+def test_moved_data_is_reused_and_a_flipped_byte_is_not(tmp_path: Path):
+    """What a source is worth is its bytes, not where they lie."""
+    first = ingest(tmp_path, jsonl(ROWS), name="here/rows.jsonl")
+    assert ingest(tmp_path, jsonl(ROWS), name="there/rows.jsonl").fingerprint == first.fingerprint
+    flipped = ingest(tmp_path, jsonl(ROWS).replace(b"number 3", b"number 8"), name="there/rows.jsonl")
+    assert flipped.fingerprint != first.fingerprint
+    assert explain(first.manifest.parts, flipped.manifest.parts)[0].startswith("source mine/rows.jsonl")
+
+
+def test_keys_rename_fields_and_groups_are_taken_over(tmp_path: Path):
+    """Foreign files are used as they are."""
+    content = jsonl([{"body": f"text {n}", "url": "u", "text": 7} for n in range(2)])
+    rows = kept(ingest(tmp_path, content, keys={"text": "body", "group": "url"}))
+    assert [(row["text"], row["group"]) for row in rows] == [("text 0", "u"), ("text 1", "u")]
+
+
+def test_limit_counts_good_rows(tmp_path: Path):
+    """`limit = 3` means three rows to learn from."""
+    assert [row["line"] for row in kept(ingest(tmp_path, b"{\n" + jsonl(ROWS), limit=3))] == [2, 3, 4]
+
+
+def test_conversations_as_text_stay_on_the_side_of_their_chat_rows(tmp_path: Path):
+    """Pretraining on what SFT is validated on would be a leak: both rows are of one group."""
+    chat = kept(ingest(tmp_path, jsonl([CHAT]), rows="chat"))[0]
+    text = kept(ingest(tmp_path, jsonl([CHAT]), as_text=True))[0]
+    assert text["text"] == "Hi\nHello"
+    assert text["group"] == chat["group"] == chat["id"]
+
+
+def test_chat_rows_keep_their_messages_whole(tmp_path: Path):
+    """One odd row once turned 999 good ones into quoted JSON in another reader."""
+    odd = {"conversations": [{"role": "user", "content": ["Hi"]}, {"role": "assistant", "content": "Hello"}]}
+    artifact = ingest(tmp_path, jsonl([CHAT, odd, CHAT]), rows="chat")
+    assert [turn["content"] for row in kept(artifact) for turn in row["conversations"]] == ["Hi", "Hello"] * 2
+    assert dropped(artifact)[0]["reason"] == "wrong_type"
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_tables_are_read_and_checked_like_lines(tmp_path: Path, kind: str):
+    """Another container, the same check."""
+    table = pa.table({"body": ["first text", None, "third text"], "n": [1, 2, 3]})
+    path = tmp_path / f"rows.{kind}"
+    if kind == "parquet":
+        parquet.write_table(table, path)
+    else:
+        with pa.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table)
+    artifact, _ = build(INGEST, config(path, kind=kind, keys={"text": "body"}), {}, store=Store(tmp_path))
+    assert [(row["line"], row["text"]) for row in kept(artifact)] == [(1, "first text"), (3, "third text")]
+    assert dropped(artifact)[0]["line"] == 2
+    path.write_bytes(b"something else")
+    with pytest.raises(DataError, match=f"cannot be read as {kind}"):
+        build(INGEST, config(path, kind=kind), {}, store=Store(tmp_path))
+
+
+@pytest.mark.parametrize(("document", "starts"), [("line", [1, 2, 4, 6]), ("passage", [1, 4]), ("file", [1])])
+def test_text_files_are_cut_where_asked(tmp_path: Path, document: str, starts: list[int]):
+    """A book is many documents, each with its place in the file and nothing lost."""
+    lines = ["Title", "x" * 1200, "", "字" * 999, "", "last words"]
+    artifact = ingest(tmp_path, "\n".join(lines).encode(), name="book.txt", kind="text", document=document)
+    rows = kept(artifact)
+    assert [row["line"] for row in rows] == starts
+    assert "".join(row["text"] for row in rows).replace("\n", "") == "".join(lines)
+
+
+def test_several_sources_keep_their_order_and_counts(tmp_path: Path):
+    """The ledger says what each source gave."""
+    sources = []
+    for name in ("second", "first"):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_bytes(jsonl([{"text": name}] * len(name)))
+        sources.append(SourceConfig(name=name, rows="pretrain", path=str(path)))
+    artifact, _ = build(INGEST, IngestConfig(rows="pretrain", sources=tuple(sources)), {}, store=Store(tmp_path))
+    figures = artifact.summary().figures
+    assert (figures["rows_from_second"], figures["rows_from_first"]) == (6, 5)
+    assert [row["source"] for row in kept(artifact)] == ["second"] * 6 + ["first"] * 5
+
+
+def hub_config(**settings: Any) -> IngestConfig:
+    source = SourceConfig(name="hub", kind="hub", rows="chat", dataset="some/where", file="sft.jsonl", **settings)
+    return IngestConfig(rows="chat", sources=(source,))
+
+
+def test_hub_files_are_judged_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`datasets` fetches, our check judges: the line and the reason are those of the file itself."""
+    (tmp_path / "sft.jsonl").write_bytes(jsonl([CHAT]) + b"\n{\n" + jsonl([CHAT]))
+    monkeypatch.setattr(readers, "hub_url", lambda _: str(tmp_path / "sft.jsonl"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    artifact, _ = build(INGEST, hub_config(), {}, store=Store(tmp_path))
+    assert [row["line"] for row in kept(artifact)] == [1, 4]
+    assert [(record["file"], record["line"], record["reason"]) for record in dropped(artifact)] == [
+        ("sft.jsonl", 3, "bad_json")
+    ]
+
+
+def test_a_hub_that_does_not_answer_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without a network the remedy is to name local files."""
+    monkeypatch.setattr(readers, "hub_url", lambda _: str(tmp_path / "gone.jsonl"))
+    with pytest.raises(MissingError, match="some/where cannot be read after 0 rows.*network") as caught:
+        build(INGEST, hub_config(), {}, store=Store(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pinned_revision_is_part_of_the_identity():
+    """Only a commit pins what the hub gives; another one is another corpus."""
+    assert content_digests(hub_config()) != content_digests(hub_config(revision="abc123"))
+
+
+@pytest.mark.slow
+def test_installed_documentation_is_a_source(tmp_path: Path):
+    """The embedded default needs no files; its rows pass the same check and keep their groups."""
+    logging.disable(logging.CRITICAL)
+    source = SourceConfig(name="docs", kind="pydocs", rows="pretrain", limit=50)
+    artifact, _ = build(INGEST, IngestConfig(rows="pretrain", sources=(source,)), {}, store=Store(tmp_path))
+    rows = kept(artifact)
+    assert len(rows) == 50 and all(row["group"] != row["id"] for row in rows)

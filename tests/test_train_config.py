@@ -1,0 +1,74 @@
+"""Settings of a training: what is refused, what decides its identity, and how a rank reads them back."""
+
+from pathlib import Path
+
+import pytest
+from training_parts import TINY
+
+from minimind.errors import ConfigError
+from minimind.train.config import DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainConfig, TrainRun
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "exactly one of `epochs` and `tokens`"),
+        ({"epochs": 1, "tokens": 100}, "exactly one of `epochs` and `tokens`"),
+        ({"epochs": 1, "batch_tokens": 256, "length": 512}, "holds no row of `length` 512"),
+        ({"epochs": 1, "batch_tokens": 1024, "length": 512, "processes": 4}, "fewer than `processes` 4"),
+        ({"epochs": 1, "lr": 1e-4, "min_lr": 1e-3}, "`min_lr` 0.001 is above `lr` 0.0001"),
+        ({"epochs": 1, "lr": -1}, "`lr`: input should be greater than 0"),
+        ({"epochs": 0}, "`epochs`: input should be greater than 0"),
+        ({"epochs": 1, "warmup": 3}, "unknown key `warmup` (did you mean `warmup_steps`?)"),
+        ({"epochs": 1, "optimizer": "sgd"}, "`optimizer`: input should be 'adamw' or 'muon'"),
+        ({"epochs": 1, "lr_scales": {"head": 1.0}}, "`lr_scales.head"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(values: dict[str, object], message: str) -> None:
+    """A wrong recipe must fail before an hour of training, and say which key to change."""
+    with pytest.raises(ConfigError) as error:
+        TrainConfig.parse(values, origin="recipe.toml")
+    assert message in str(error.value)
+    assert str(error.value).startswith("recipe.toml: ")
+
+
+def test_a_pair_is_two_rows() -> None:
+    """Preference batches are as large as the same number of tokens in rows."""
+    values = {"epochs": 1, "batch_tokens": 4096, "length": 512, "micro_tokens": 2048}
+    assert (SftConfig(**values).batch_items, SftConfig(**values).micro_items) == (8, 4)
+    assert (DpoConfig(**values).batch_items, DpoConfig(**values).micro_items) == (4, 2)
+    with pytest.raises(ConfigError, match="holds no pair"):
+        DpoConfig.parse({**values, "batch_tokens": 512}, origin="recipe")
+
+
+@pytest.mark.parametrize(
+    ("values", "steps"),
+    [({"epochs": 2}, 20), ({"epochs": 0.25}, 3), ({"epochs": 1.1}, 11), ({"tokens": 4096 * 5}, 5), ({"tokens": 1}, 1)],
+)
+def test_training_lasts_whole_steps_rounded_up(values: dict[str, float], steps: int) -> None:
+    """The last batch is trained whole: nothing of an epoch is left out, and 1.1 epochs are not 12 steps."""
+    assert TrainConfig(batch_tokens=4096, length=512, **values).total_steps(steps_per_epoch=10) == steps
+
+
+def test_where_and_how_fast_is_no_part_of_the_identity() -> None:
+    """More processes or a finer log must not train anew; another learning rate must."""
+    config = LoraConfig(epochs=1)
+    moved = config.replace(processes=2, threads=1, device="cpu", log_every=1, checkpoint_seconds=5.0, micro_tokens=512)
+    assert config.identity() == moved.identity()
+    assert config.identity() != config.replace(lr=2e-4).identity()
+    assert config.identity() != config.replace(rank=8).identity()
+
+
+def test_a_rank_reads_back_the_settings_of_its_stage() -> None:
+    """`run.json` is all a rank knows; a lost field would train something else."""
+    for stage, config in (
+        ("pretrain", PretrainConfig(epochs=1, model=TINY)),
+        ("dpo", DpoConfig(tokens=9999, beta=0.3, label_smoothing=0.1)),
+        ("lora", LoraConfig(epochs=0.5, targets=("v_proj",))),
+    ):
+        run = TrainRun(
+            stage=stage, config=config, inputs={"tokens": Path("/t")}, fingerprints={"tokens": "ab"}, out_dir=Path("/o")
+        )
+        again = TrainRun.model_validate_json(run.model_dump_json())
+        assert again == run
+        assert type(again.config) is type(config)
