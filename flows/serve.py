@@ -82,15 +82,15 @@ def environment(home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def prefect_for_one_run(console: Console) -> Iterator[None]:
-    """Inside, Prefect has a server: the one that is up, else one of our own."""
+def prefect_for_one_run(console: Console, *, share: bool = True) -> Iterator[str]:
+    """Inside, Prefect has a server, whose address this gives: with `share` the one that is up, else one of our own."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
     address = f"http://{HOST}:{PREFECT_PORT}"
     with ExitStack() as stack:
-        if not _answers(f"{address}/api/health"):
+        if not (share and _answers(f"{address}/api/health")):
             port = _free_port()
             address = f"http://{HOST}:{port}"
             with console.status("starting a Prefect server for this run"):
@@ -99,7 +99,7 @@ def prefect_for_one_run(console: Console) -> Iterator[None]:
                 server.wait_until_healthy()
         stack.enter_context(temporary_settings({PREFECT_API_URL: f"{address}/api", PREFECT_UI_URL: address}))
         try:
-            yield
+            yield address
         finally:  # both send from threads of their own, and the server is about to go
             APILogWorker.drain_all(timeout=5)
             EventsWorker.drain_all(timeout=5)

@@ -80,7 +80,7 @@ def load_recipe(recipe: str, *, overrides: Sequence[str] = (), data: str | None 
     if not path.exists():
         known = recipe_names()
         raise MissingError(f"no recipe `{recipe}`{nearest(recipe, known)}; a path must end in .toml")
-    values = apply_overrides(read_toml(path), overrides)
+    values = _one_length(apply_overrides(read_toml(path), overrides), overrides)
     values.setdefault("name", path.stem)
     if data:
         values["data"] = {**_table(values, "data", path), "spec": data}
@@ -92,6 +92,16 @@ def load_recipe(recipe: str, *, overrides: Sequence[str] = (), data: str | None 
             f"{tokenizer.vocab_size}; leave the first out"
         )
     return Recipe.parse(values, origin=str(path) + (f" with -o {' '.join(overrides)}" if overrides else ""))
+
+
+def _one_length(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`values` where an override of a section's `epochs` takes the place of its `tokens`, and the other way round."""
+    given = {override.partition("=")[0].strip() for override in overrides}
+    for section, table in values.items():
+        for name, other in (("epochs", "tokens"), ("tokens", "epochs")):
+            if f"{section}.{name}" in given and f"{section}.{other}" not in given and isinstance(table, dict):
+                values = {**values, section: {key: value for key, value in table.items() if key != other}}
+    return values
 
 
 def _table(values: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -221,9 +222,10 @@ class Tracker:
 
     def sync(self, store: Store) -> list[Registration]:
         """Record every sealed artifact that this server does not know yet, parents first."""
-        missing = [artifact for artifact in store.all() if self.registration(artifact) is None]
-        missing.sort(key=lambda artifact: artifact.manifest.created_at)
-        return [self.record(artifact, run_id=self._known_run(artifact)) for artifact in missing]
+        missing = {a.fingerprint: a for a in store.all() if self.registration(a) is None}
+        order = TopologicalSorter({name: set(a.manifest.parents.values()) for name, a in missing.items()})
+        known = (missing[name] for name in order.static_order() if name in missing)
+        return [self.record(artifact, run_id=self._known_run(artifact)) for artifact in known]
 
     def _experiment(self) -> str:
         from mlflow.exceptions import MlflowException

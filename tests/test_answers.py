@@ -5,7 +5,6 @@ import torch
 
 from minimind.data.chat import render_prompt
 from minimind.data.tokenizer import END_OF_TEXT, Tokenizer
-from minimind.data.vocabulary import train_pieces
 from minimind.evaluate.answers import answer_prompts, repetition_rate
 from minimind.infer.generate import complete
 from minimind.infer.sampling import Sampling
@@ -13,13 +12,6 @@ from minimind.model.config import ModelConfig
 from minimind.model.transformer import Transformer
 
 PROMPTS = ("Who are you?", "你是谁？")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    texts = ["the quick brown fox jumps over the lazy dog\n" * 5, "who are you and what is this\n" * 5]
-    model = train_pieces(texts, vocab_size=320, character_coverage=1.0)
-    return Tokenizer(model, tmp_path_factory.mktemp("tokenizer"))
 
 
 def tiny(tokenizer: Tokenizer, **changes: object) -> Transformer:

@@ -71,7 +71,9 @@ def test_the_loss_falls(optimizer: str, tmp_path: Path) -> None:
     """Thirty steps on a pattern that can be learnt."""
     config = CONFIG.replace(optimizer=optimizer)
     with EventWriter(tmp_path / EVENTS_FILE) as events:
-        train(make_training(config, Transformer(TINY), next_token(), Pattern(), total_steps=30, events=events), Progress())
+        train(
+            make_training(config, Transformer(TINY), next_token(), Pattern(), total_steps=30, events=events), Progress()
+        )
     curve = losses(tmp_path)
     assert len(curve) == 30
     assert curve[-1] < curve[0] - 0.5
@@ -81,14 +83,18 @@ def test_a_line_of_the_log_has_these_figures(tmp_path: Path) -> None:
     """The names are what MLflow, the progress bar and the report look for; means are over the interval."""
     config = CONFIG.replace(log_every=4)
     with EventWriter(tmp_path / "coarse" / EVENTS_FILE) as events:
-        train(make_training(config, Transformer(TINY), next_token(), Pattern(), total_steps=6, events=events), Progress())
+        train(
+            make_training(config, Transformer(TINY), next_token(), Pattern(), total_steps=6, events=events), Progress()
+        )
     lines, _ = read_events(tmp_path / "coarse" / EVENTS_FILE)
     assert [(line.step, line.total) for line in lines] == [(4, 6), (6, 6)]
     assert set(lines[0].metrics) == {"loss", "lr", "grad_norm", "tokens", "tokens_per_second"}
     assert lines[1].metrics["tokens"] == 6 * 8 * 24
     assert lines[1].metrics["lr"] == pytest.approx(1e-3)
     with EventWriter(tmp_path / "fine" / EVENTS_FILE) as events:
-        train(make_training(CONFIG, Transformer(TINY), next_token(), Pattern(), total_steps=6, events=events), Progress())
+        train(
+            make_training(CONFIG, Transformer(TINY), next_token(), Pattern(), total_steps=6, events=events), Progress()
+        )
     fine = losses(tmp_path / "fine")
     weights = [next_token().count(Pattern().batch(step)) for step in range(6)]
     mean = np.average(fine[:4], weights=weights[:4])
@@ -182,7 +188,7 @@ def test_sigterm_saves_after_the_step_and_stops() -> None:
         save=lambda progress: saved.append(progress.step),
     )
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped, match="after step 4; run it again"):
+    with pytest.raises(Stopped, match="after step 3; run it again"):
         train(training, Progress())
-    assert saved == [4]  # the vote of a step is cast before it: asked for in the third, heard in the fourth
+    assert saved == [3]
     assert signal.getsignal(signal.SIGTERM) is before

@@ -1,4 +1,4 @@
-"""The model against its exact parameter counts, the stock Hugging Face classes, and its own promises."""
+"""The model against the stock Hugging Face classes and its own promises."""
 
 import math
 
@@ -17,7 +17,7 @@ from transformers import (
 
 from minimind.errors import ConfigError
 from minimind.model.attention import KeyValueCache
-from minimind.model.config import PRESETS, ModelConfig, count_active_parameters, count_parameters
+from minimind.model.config import PRESETS, ModelConfig
 from minimind.model.cross_entropy import linear_cross_entropy
 from minimind.model.layers import RMSNorm, rotary_frequencies
 from minimind.model.transformer import Transformer
@@ -30,13 +30,6 @@ SHAPES = {
     "untied": TINY.replace(tie_embeddings=False),
     "experts": TINY_MOE,
     "shared": TINY_MOE.replace(num_shared_experts=2, balance="sequence"),
-}
-EXACT_COUNTS = {
-    "minimind-3": 63_912_192,
-    "minimind-3-moe": 198_416_640,
-    "minimind2-small": 25_829_888,
-    "minimind2": 104_030_976,
-    "minimind2-moe": 145_029_760,
 }
 
 
@@ -53,58 +46,6 @@ def enlivened(config: ModelConfig, *, seed: int = 0) -> Transformer:
             noise = torch.empty(parameter.shape).normal_(generator=generator)
             parameter.copy_(1 + 0.3 * noise if parameter.ndim == 1 else 0.15 * noise)
     return model
-
-
-@pytest.mark.parametrize("name", EXACT_COUNTS)
-def test_a_preset_has_exactly_its_published_number_of_parameters(name: str) -> None:
-    """The count is what tells one model of the family from another; one unit off is another model."""
-    with torch.device("meta"):
-        model = Transformer(PRESETS[name])
-    built = sum(parameter.numel() for parameter in model.parameters())
-    assert built == count_parameters(PRESETS[name]) == EXACT_COUNTS[name]
-
-
-def test_the_active_count_leaves_out_experts_a_token_does_not_visit() -> None:
-    """It is the published figure, and what the cost of a token is estimated from."""
-    assert count_active_parameters(PRESETS["minimind-3-moe"]) == 63_936_768
-    assert count_active_parameters(PRESETS["minimind-3"]) == EXACT_COUNTS["minimind-3"]
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_the_counting_formula_agrees_with_the_built_model(name: str) -> None:
-    """Estimates use the formula for shapes that nobody has built yet."""
-    model = Transformer(SHAPES[name])
-    assert sum(parameter.numel() for parameter in model.parameters()) == count_parameters(SHAPES[name])
-
-
-def test_a_recipe_may_name_a_preset_and_change_fields() -> None:
-    """The quickstart takes the nano preset with a vocabulary of its own."""
-    config = ModelConfig.parse({"preset": "minimind-nano", "vocab_size": 2048}, origin="recipe")
-    assert config == PRESETS["minimind-nano"].replace(vocab_size=2048)
-
-
-def test_sizes_left_out_are_derived() -> None:
-    """⌈768·π/64⌉·64 = 2432 is the published width of minimind-3."""
-    config = ModelConfig.parse({"hidden_size": 768, "num_layers": 1, "num_heads": 8}, origin="recipe")
-    assert (config.num_kv_heads, config.head_size, config.ffn_size) == (8, 96, 2432)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"preset": "minimind-nan"}, "minimind-nano"),
-        ({"num_kv_heads": 3}, "multiple of num_kv_heads"),
-        ({"head_size": 15}, "must be even"),
-        ({"hidden_size": 0}, "hidden_size"),
-        ({"experts_per_token": 2}, "need num_experts above 0"),
-        ({"num_experts": 4}, "from 1 to num_experts"),
-        ({"num_layrs": 4}, "num_layers"),
-    ],
-)
-def test_an_impossible_shape_says_what_is_allowed(values: dict[str, object], message: str) -> None:
-    """A shape comes from a user's TOML; the message must be enough to mend it."""
-    with pytest.raises(ConfigError, match=message):
-        ModelConfig.parse({"preset": "minimind-nano", **values}, origin="recipe")
 
 
 def stock_model(config: ModelConfig) -> PreTrainedModel:
@@ -358,6 +299,7 @@ def test_a_truncated_cache_continues_as_if_the_rest_had_never_been_seen() -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # the compiler's own doing
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_dense_model_compiles_as_one_graph_with_the_same_gradients(packed: bool) -> None:
     """A graph break in a hand-written gradient costs what compiling gains, and nobody notices it."""

@@ -47,9 +47,9 @@ def naive_log_probs(model: Transformer, batch: Tensors) -> torch.Tensor:
     return logp_BT * (batch.labels_BT != IGNORE)
 
 
-def naive_dpo(model: Transformer, reference: Transformer, batch: Tensors, beta: float, smoothing: float) -> torch.Tensor:
+def naive_dpo(model: Transformer, start: Transformer, batch: Tensors, beta: float, smoothing: float) -> torch.Tensor:
     with torch.no_grad():
-        ref_chosen, ref_rejected = naive_log_probs(reference, batch).sum(1).chunk(2)
+        ref_chosen, ref_rejected = naive_log_probs(start, batch).sum(1).chunk(2)
     chosen, rejected = naive_log_probs(model, batch).sum(1).chunk(2)
     margin = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
     return -((1 - smoothing) * F.logsigmoid(margin) + smoothing * F.logsigmoid(-margin)).sum()

@@ -26,7 +26,7 @@ TINY = ModelConfig(
     num_kv_heads=2,
     head_size=8,
     ffn_size=64,
-    max_positions=256,
+    max_positions=512,
 )
 
 ONE_RANK = Ranks(0, 1, torch.device("cpu"))

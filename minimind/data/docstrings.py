@@ -23,6 +23,9 @@ from minimind.data import probe
 
 logger = logging.getLogger(__name__)
 
+EXCERPT_SHARE = 0.25
+"""A topic of whose text so much stands in longer topics is left out."""
+
 EntryKind = Literal["module", "class", "function", "method", "property"]
 
 PUBLIC_NAMES = {
@@ -112,9 +115,26 @@ def read_topics(root: Path) -> dict[str, str]:
     tree = _parse(path) if path.exists() else None
     for node in tree.body if tree else ():
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
-            return {topic: text.strip("\n") + "\n" for topic, text in sorted(ast.literal_eval(node.value).items())}
+            topics = {topic: text.strip("\n") + "\n" for topic, text in ast.literal_eval(node.value).items()}
+            return {topic: topics[topic] for topic in sorted(_without_excerpts(topics))}
     logger.warning("%s: no topics there; the language reference is left out", path)
     return {}
+
+
+def _without_excerpts(topics: dict[str, str]) -> set[str]:
+    """The topics that are not for the most part paragraphs of a longer one.
+
+    `attribute-access` is a section of `specialnames`, and so on. Each topic is a group of its own, so such
+    a pair would put the same text on both sides of the split between training and validation.
+    """
+    kept, seen = set(), set()
+    for topic in sorted(topics, key=lambda topic: (-len(topics[topic]), topic)):
+        paragraphs = [" ".join(paragraph.split()) for paragraph in topics[topic].split("\n\n")]
+        known = sum(len(paragraph) for paragraph in paragraphs if paragraph in seen)
+        if known < EXCERPT_SHARE * sum(map(len, paragraphs)):
+            kept.add(topic)
+            seen.update(paragraphs)
+    return kept
 
 
 def module_name(relative: Path) -> str:

@@ -39,7 +39,6 @@ class Funnel(Config):
     rows_in: int
     train_rows: int
     validation_rows: int
-    bytes: int
     dropped: list[Dropped]
 
     @property

@@ -139,22 +139,25 @@ def _code_warnings(artifacts: Iterable[Artifact]) -> list[str]:
     return [f"Made from a checkout with changes that were not committed: {', '.join(changed)}."] if changed else []
 
 
-def _funnels(artifacts: Iterable[Artifact]) -> list[Funnel]:
-    return [_funnel(artifact) for artifact in artifacts if artifact.kind == "shard"]
+def _funnels(artifacts: list[Artifact]) -> list[Funnel]:
+    """One per corpus; rows that its token set left out for their length are counted too."""
+    tokens = {a.manifest.parents.get("corpus"): a for a in artifacts if a.kind == "tokens"}
+    return [_funnel(shard, tokens.get(shard.fingerprint)) for shard in artifacts if shard.kind == "shard"]
 
 
-def _funnel(artifact: Artifact) -> Funnel:
-    """Counted from the rows that were dropped, which the shards carry with them whole."""
-    figures, path = artifact.summary().figures, artifact.dir / "dropped" / DROPPED_FILE
-    counts = _count_dropped(path)
-    train, validation = (int(figures.get(name) or 0) for name in ("train_rows", "val_rows"))
-    size = sum(int(figures.get(name) or 0) for name in ("train_bytes", "val_bytes"))
+def _funnel(shard: Artifact, tokens: Artifact | None) -> Funnel:
+    """Counted from the rows that were dropped, which the artifacts carry with them whole."""
+    figures, counts = shard.summary().figures, _count_dropped(shard.dir / "dropped" / DROPPED_FILE)
+    kept = {side: int(figures.get(f"{side}_rows") or 0) for side in ("train", "val")}
+    rows_in = sum(kept.values()) + counts.total()
+    if tokens is not None:
+        counts += _count_dropped(tokens.dir / "dropped" / DROPPED_FILE)
+        kept = {side: kept[side] - int(tokens.summary().figures.get(f"{side}_dropped_rows") or 0) for side in kept}
     return Funnel(
-        kind=str(artifact.manifest.parts.config.get("rows", "rows")),
-        rows_in=train + validation + counts.total(),
-        train_rows=train,
-        validation_rows=validation,
-        bytes=size,
+        kind=str(shard.manifest.parts.config.get("rows", "rows")),
+        rows_in=rows_in,
+        train_rows=kept["train"],
+        validation_rows=kept["val"],
         dropped=[Dropped(rule=rule, reason=reason, rows=rows) for (rule, reason), rows in counts.most_common()],
     )
 

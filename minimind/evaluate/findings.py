@@ -6,48 +6,74 @@ from minimind.evaluate.results import Evaluation, ModelResult
 
 CHANCE = 0.5
 DRIFT = 0.02
-"""Bits per byte a preference stage may lose against the model it started from: more is forgetting."""
+"""Bits per byte a stage after sft may lose against it: more is forgetting."""
 REPETITION = 0.3
 """Share of repeated 4-grams above which answers read as loops; people's prose stays below 0.05."""
+FEW_STOPS = 0.5
 FEW_PAIRS = 100
 """Fewer pairs than this leave an interval of ± 10 points and more."""
 
 
 def findings(evaluation: Evaluation) -> list[str]:
-    """Warnings about the models, in the report's order."""
-    found = [warning for name, result in evaluation.models.items() for warning in _of_model(name, result, evaluation)]
-    pairs = {result.preference.pairs for result in evaluation.models.values() if result.preference}
-    if pairs and max(pairs) < FEW_PAIRS:
-        found.append(f"Preference accuracy rests on {max(pairs)} pairs only; its intervals are wide.")
-    return found
+    """Warnings about the models, the worst first; what is true of several is said once."""
+    return [*_of_text(evaluation), *_of_preferences(evaluation), *_of_answers(evaluation)]
 
 
-def _of_model(name: str, result: ModelResult, evaluation: Evaluation) -> Iterator[str]:
-    bits, baselines, before = result.score.bits_per_byte, evaluation.baselines, evaluation.models.get("sft")
-    if bits > baselines.ngram:
+def _of_text(evaluation: Evaluation) -> Iterator[str]:
+    baselines, models = evaluation.baselines, evaluation.models
+    bits = {name: result.score.bits_per_byte for name, result in models.items()}
+    worse = [f"{name} ({value:.3f})" for name, value in bits.items() if value > baselines.ngram]
+    if worse:
         yield (
-            f"{name} predicts the validation text worse ({bits:.3f} bits per byte) than a byte "
-            f"{baselines.ngram_order}-gram ({baselines.ngram:.3f}): train it longer or on more text."
+            f"Worse than counting: a byte {baselines.ngram_order}-gram needs {baselines.ngram:.3f} bits per byte of "
+            f"validation text, more is needed by {_listed(worse)}. Train longer, or on more text."
         )
-    if before is not None and name in ("dpo", "lora"):
-        drift = bits / before.score.bits_per_byte - 1
-        if drift > DRIFT:
+    if baselines.xz_after_train < baselines.ngram:
+        yield (
+            f"The validation text repeats long passages of the training text: xz, which only finds repeats, needs "
+            f"{baselines.xz_after_train:.3f} bits per byte, less than the {baselines.ngram_order}-gram. Bits per byte "
+            "flatter a model that learns by heart; split by larger groups or remove near duplicates."
+        )
+    for name in ("dpo", "lora"):
+        if name in bits and "sft" in bits and (drift := bits[name] / bits["sft"] - 1) > DRIFT:
             yield (
-                f"{name} lost {drift:.1%} in bits per byte against sft: it forgets the language; lower {name}.lr "
-                "or raise the weight of staying close to sft."
+                f"{name} lost {drift:.1%} in bits per byte against sft, from which it was trained: it forgets "
+                f"the language. Lower {name}.lr."
             )
-    preference = result.preference
-    if preference is not None and name == "dpo" and CHANCE in preference.interval:
+
+
+def _of_preferences(evaluation: Evaluation) -> Iterator[str]:
+    scored = {name: result.preference for name, result in evaluation.models.items() if result.preference}
+    dpo = evaluation.models.get("dpo")
+    if dpo and dpo.preference and CHANCE in dpo.preference.interval:
+        found = dpo.preference
         yield (
-            f"{name}'s preference accuracy is {preference.accuracy:.1%} with a 95 % interval from "
-            f"{preference.interval.low:.1%} to {preference.interval.high:.1%}: it may be chance."
+            f"dpo prefers the better answer in {found.accuracy:.1%} of {found.pairs} pairs (95 % interval "
+            f"{found.interval.low:.1%} to {found.interval.high:.1%}): that may be chance."
         )
-    if result.reward is not None and name == "dpo" and result.reward.interval.low <= CHANCE:
+    if dpo and dpo.reward and dpo.reward.interval.low <= CHANCE:
         yield (
-            f"{name}'s implicit reward prefers the chosen answer in {result.reward.accuracy:.1%} of pairs: no "
-            "evidence yet that preference training changed the model in the right direction."
+            f"dpo moved towards the better answer in {dpo.reward.accuracy:.1%} of pairs against "
+            f"{dpo.reward.reference}: no evidence yet that preference training went in the right direction."
         )
-    if result.answers and result.repetition > REPETITION:
-        yield f"{name} repeats itself: {result.repetition:.0%} of the 4-grams of its answers had been said before."
-    if result.answers and name != "pretrain" and result.ended_by_stop < 0.5:
-        yield f"{name} rarely ends an answer by itself ({result.ended_by_stop:.0%}); the others were cut off."
+    pairs = max((score.pairs for score in scored.values()), default=FEW_PAIRS)
+    if pairs < FEW_PAIRS:
+        yield f"Preference accuracy rests on {pairs} pairs only: its intervals are wide."
+
+
+def _of_answers(evaluation: Evaluation) -> Iterator[str]:
+    answered: dict[str, ModelResult] = {name: result for name, result in evaluation.models.items() if result.answers}
+    loops = [f"{name} ({result.repetition:.0%})" for name, result in answered.items() if result.repetition > REPETITION]
+    if loops:
+        yield f"Loops in the answers: many 4-grams of tokens had been said before by {_listed(loops)}."
+    endless = [
+        f"{name} ({result.ended_by_stop:.0%})"
+        for name, result in answered.items()
+        if name != "pretrain" and result.ended_by_stop < FEW_STOPS
+    ]
+    if endless:
+        yield f"Few answers end by themselves, most are cut off: {_listed(endless)}."
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -23,7 +23,7 @@ def bits_per_byte(
     *,
     documents: Sequence[int] | None = None,
     context: int,
-    batch_tokens: int = 8192,
+    batch_tokens: int = 2048,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Score:

@@ -37,7 +37,7 @@ def usable_pairs(token_set: TokenSet, *, max_tokens: int) -> np.ndarray:
 
 
 def pair_log_probs(
-    model: Transformer, token_set: TokenSet, *, pairs: Sequence[int], batch_tokens: int = 8192
+    model: Transformer, token_set: TokenSet, *, pairs: Sequence[int], batch_tokens: int = 2048
 ) -> PairLogProbs:
     """Score pairs of a preference token set; pair p is its documents 2p (chosen) and 2p + 1 (rejected)."""
     documents = [document for pair in pairs for document in (2 * pair, 2 * pair + 1)]

@@ -41,7 +41,7 @@ class LogProbs:
 
 
 def document_log_probs(
-    model: Transformer, token_set: TokenSet, *, documents: Sequence[int], context: int, batch_tokens: int = 8192
+    model: Transformer, token_set: TokenSet, *, documents: Sequence[int], context: int, batch_tokens: int = 2048
 ) -> LogProbs:
     """Score `documents` of a token set, each from its own start.
 

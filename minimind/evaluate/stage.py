@@ -38,6 +38,9 @@ from minimind.stage import Stage
 DEFAULT_CONTEXT = 512
 """For a pretrained model whose manifest does not say the length it was trained with."""
 
+CPU_BATCH, GPU_BATCH = 2048, 32768
+"""Tokens scored at a time. On a CPU 8192 took 1.7 times as long: activations leave the cache."""
+
 
 @dataclass(frozen=True)
 class Material:
@@ -141,19 +144,20 @@ def _measure(
     config: EvaluateConfig, name: str, artifact: Artifact, material: Material
 ) -> tuple[ModelResult, PairLogProbs | None]:
     loaded = load(artifact.dir, config.device, precision=config.precision)
+    batch_tokens = config.batch_tokens or (CPU_BATCH if loaded.model.device.type == "cpu" else GPU_BATCH)
     score = bits_per_byte(
         loaded.model,
         material.text,
         documents=material.documents.tolist(),
         context=material.context,
-        batch_tokens=config.batch_tokens,
+        batch_tokens=batch_tokens,
         resamples=config.resamples,
         seed=config.seed,
     )
     pairs = None
     if material.preferences is not None and len(material.pairs):
         pairs = pair_log_probs(
-            loaded.model, material.preferences, pairs=material.pairs.tolist(), batch_tokens=config.batch_tokens
+            loaded.model, material.preferences, pairs=material.pairs.tolist(), batch_tokens=batch_tokens
         )
     result = ModelResult(
         fingerprint=artifact.fingerprint,

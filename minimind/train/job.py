@@ -5,11 +5,14 @@ the objective. Everything is derived from the run; nothing else is read. Rank 0 
 directory and `training.json`; the others compute. Not here: processes (`launch.py`).
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from minimind import fingerprint, runtime
 from minimind.data.batches import PairBatches, RowBatches
@@ -66,51 +69,59 @@ def run_rank(run: TrainRun, ranks: Ranks) -> None:
     progress = Progress(loss_scale=LossScale.of(dtype))
     if found:
         progress = load_checkpoint(found, model=model, optimizers=optimizers, ranks=ranks)
-    events = None
-    if ranks.is_first:
-        events = EventWriter(out_dir / EVENTS_FILE, keep_bytes=found.header.events_offset if found else 0)
-        _announce(events, run, ranks, model, found, passed_over)
+    kept = found.header.events_offset if found else 0
+    with EventWriter(out_dir / EVENTS_FILE, keep_bytes=kept) if ranks.is_first else nullcontext() as events:
+        if events:
+            _announce(events, run, ranks, model, found, passed_over)
+        if _compiles(run, total_steps, ranks):
+            model.hidden = torch.compile(model.hidden)  # type: ignore[method-assign]
+        held_out_items = held_out and HeldOut(held_out.batches, held_out.num_items, held_out.batch_items)
 
-    def look(sample: bool) -> Figures:
-        return validate(model, measured, held_out_items, ranks, sample=sample) if held_out_items else {}
+        def look(sample: bool) -> Figures:
+            return validate(model, measured, held_out_items, ranks, sample=sample) if held_out_items else {}
 
-    def save_progress(now: Progress) -> None:
-        save_checkpoint(
-            out_dir / CHECKPOINTS_DIR,
-            now,
-            run=identity,
+        training = Training(
+            config=config,
+            total_steps=total_steps,
             model=model,
+            objective=objective,
+            batches=trained.batches,
             optimizers=optimizers,
+            gradients=GradientSum(model.parameters(), ranks),
             ranks=ranks,
-            events_offset=events.offset() if events else 0,
+            events=events,
+            validate=lambda: look(sample=True),
+            save=partial(_save_progress, out_dir, identity, model, optimizers, ranks, events),
+            describe=describer(run, model, ranks),
         )
+        figures = train(training, progress)
+        at_the_end = look(sample=False)
+        if events:
+            if at_the_end:
+                events.step(progress.step, total_steps, at_the_end)
+            summary = summarize(run, training, trained.tokens.info, progress, figures | at_the_end)
+            save_result(run, model)
+            runtime.write_json(out_dir / TRAINING_FILE, summary.model_dump(mode="json"))
 
-    held_out_items = held_out and HeldOut(held_out.batches, held_out.num_items, held_out.batch_items)
-    if _compiles(run, total_steps, ranks):
-        model.hidden = torch.compile(model.hidden)  # type: ignore[method-assign]
-    training = Training(
-        config=config,
-        total_steps=total_steps,
+
+def _save_progress(
+    out_dir: Path,
+    identity: str,
+    model: Transformer,
+    optimizers: list[Optimizer],
+    ranks: Ranks,
+    events: EventWriter | None,
+    progress: Progress,
+) -> None:
+    save_checkpoint(
+        out_dir / CHECKPOINTS_DIR,
+        progress,
+        run=identity,
         model=model,
-        objective=objective,
-        batches=trained.batches,
         optimizers=optimizers,
-        gradients=GradientSum(model.parameters(), ranks),
         ranks=ranks,
-        events=events,
-        validate=lambda: look(sample=True),
-        save=save_progress,
-        describe=describer(run, model, ranks),
+        events_offset=events.offset() if events else 0,
     )
-    figures = train(training, progress)
-    at_the_end = look(sample=False)
-    if events:
-        if at_the_end:
-            events.step(progress.step, total_steps, at_the_end)
-        summary = summarize(run, training, trained.tokens.info, progress, figures | at_the_end)
-        save_result(run, model)
-        runtime.write_json(out_dir / TRAINING_FILE, summary.model_dump(mode="json"))
-        events.close()
 
 
 def _choose_dtype(run: TrainRun, ranks: Ranks) -> torch.dtype:

@@ -91,10 +91,12 @@ def train(training: Training, progress: Progress) -> Figures:
     config, ranks, figures = training.config, training.ranks, Figures()
     with _stop_requests() as asked_to_stop:
         saved_at = time.monotonic()
+
+        def due() -> bool:
+            return ranks.is_first and time.monotonic() - saved_at >= config.checkpoint_seconds
+
         while progress.step < training.total_steps:
-            due = ranks.is_first and time.monotonic() - saved_at >= config.checkpoint_seconds
-            votes = {"stop": float(asked_to_stop()), "save": float(due)}
-            votes = _step(training, progress, votes)
+            votes = _step(training, progress, lambda: {"stop": float(asked_to_stop()), "save": float(due())})
             last = progress.step == training.total_steps
             line = Figures()
             if last or progress.step % config.log_every == 0:
@@ -114,24 +116,19 @@ def train(training: Training, progress: Progress) -> Figures:
     return figures
 
 
-def _step(training: Training, progress: Progress, votes: Figures) -> Figures:
-    """One update, or none where the gradient is not finite; the summed votes."""
+def _step(training: Training, progress: Progress, cast: Callable[[], Figures]) -> Figures:
+    """One update, or none where the gradient is not finite; the votes that were `cast`, summed over ranks."""
     started = time.perf_counter()
     batch = training.batches.batch(progress.step)
     units, tokens = training.objective.count(batch), int((batch.documents_BT >= 0).sum())
     training.gradients.zero()
     sums = _accumulate(training, batch, scale=progress.loss_scale.value / max(units, 1))
     norm = training.gradients.norm()
-    device = training.ranks.device
+    votes = {name: torch.tensor(vote, device=norm.device) for name, vote in cast().items()}
     # the norm is equal on all ranks already: a rank's share of it comes back whole from the sum
-    whole = {
-        **sums,
-        "norm": norm / training.ranks.size,
-        **{k: torch.tensor(v, device=device) for k, v in votes.items()},
-    }
-    summed = training.ranks.sum_figures(whole)
+    summed = training.ranks.sum_figures({**sums, **votes, "norm": norm / training.ranks.size})
     norm_of_step = summed.pop("norm") / progress.loss_scale.value
-    votes = {name: summed.pop(name) for name in votes}
+    decided = {name: summed.pop(name) for name in votes}
     if math.isfinite(norm_of_step) and math.isfinite(summed["loss"]):
         clip = training.config.grad_clip
         factor = clip / norm_of_step if 0 < clip < norm_of_step else 1.0
@@ -153,7 +150,7 @@ def _step(training: Training, progress: Progress, votes: Figures) -> Figures:
     progress.seconds += seconds
     for name, value in {**seen, "tokens": tokens, "seconds": seconds}.items():
         progress.since_log[name] = progress.since_log.get(name, 0.0) + value
-    return votes
+    return decided
 
 
 def _accumulate(training: Training, batch: Batch, *, scale: float) -> Sums:
@@ -205,11 +202,13 @@ def _report(training: Training, progress: Progress) -> Figures:
     tokens, seconds = sums.pop("tokens"), sums.pop("seconds")
     grad_norm = sums.pop("grad_norm", math.nan)
     return {
+        "loss": math.nan,  # where every step was skipped
         **{name: value / units if units else math.nan for name, value in sums.items()},
         "lr": learning_rate(progress.step - 1, training.total_steps, training.config),
         "grad_norm": grad_norm / steps if steps else math.nan,
         "tokens": float(progress.tokens),
         "tokens_per_second": tokens / max(seconds, 1e-9),
+        **({"skipped_steps": float(progress.skipped_steps)} if progress.skipped_steps else {}),
         **described,
     }
 

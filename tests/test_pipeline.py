@@ -1,0 +1,270 @@
+"""The whole path for real: a Prefect server, MLflow on SQLite, torchrun children; then reruns.
+
+One pipeline of a micro recipe is run once for the module; the tests look at what it left.
+"""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import (
+    PREFECT_HOME,
+    PREFECT_LOCAL_STORAGE_PATH,
+    PREFECT_RESULTS_DEFAULT_SERIALIZER,
+    temporary_settings,
+)
+from rich.console import Console
+
+from flows.full_pipeline import full_pipeline
+from flows.serve import prefect_for_one_run
+from flows.stages import lora
+from minimind.artifact import Store
+from minimind.infer.generate import complete, load
+from minimind.infer.sampling import Sampling
+from tasks.pipeline import planning
+from tasks.tracking import Tracker
+
+WORDS = [
+    "the",
+    "cat",
+    "dog",
+    "house",
+    "tree",
+    "runs",
+    "jumps",
+    "over",
+    "under",
+    "red",
+    "blue",
+    "big",
+    "small",
+    "happy",
+    "sad",
+    "and",
+    "but",
+    "with",
+    "near",
+    "far",
+]
+STAGES = [
+    *(f"{stage}-{kind}" for stage in ("ingest", "clean", "shard") for kind in ("pretrain", "chat", "preference")),
+    "tokenizer",
+    *(f"tokens-{kind}" for kind in ("pretrain", "chat", "preference")),
+    *("pretrain", "sft", "dpo", "lora", "evaluate", "publish"),
+]
+TRAINING = 'epochs = 1\nlength = 128\nbatch_tokens = 2048\nwarmup_steps = 2\nprecision = "fp32"\nlog_every = 1\n'
+RECIPE = f"""
+[tokenizer]
+vocab_size = 400
+[model]
+hidden_size = 32
+num_layers = 2
+num_heads = 2
+num_kv_heads = 1
+max_positions = 512
+[pretrain]
+{TRAINING}
+[sft]
+{TRAINING}
+[dpo]
+{TRAINING}
+[lora]
+{TRAINING}
+[evaluate]
+max_documents = 10
+max_pairs = 10
+answer_tokens = 4
+prompts = ["Say cat"]
+resamples = 100
+"""
+SPEC = """
+validation_fraction = 0.1
+[[source]]
+name = "text"
+rows = "pretrain"
+path = "text.jsonl"
+[[source]]
+name = "chat"
+rows = "chat"
+path = "chat.jsonl"
+[[source]]
+name = "pairs"
+rows = "preference"
+path = "pairs.jsonl"
+"""
+
+
+def write_project(directory: Path) -> dict[str, str]:
+    """A data spec with three small files (one bad row among them) and a recipe; the flow's parameters for them."""
+    chance = random.Random(0)
+
+    def sentence() -> str:
+        return " ".join(chance.choices(WORDS, k=12)) + "."
+
+    def write(name: str, rows: list[dict]) -> None:
+        (directory / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def turns(question: str, answer: str) -> list[dict]:
+        return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+    write("text.jsonl", [{"text": f"Document {i}. {' '.join(sentence() for _ in range(4))}"} for i in range(200)])
+    with (directory / "text.jsonl").open("a") as file:
+        file.write("this is not json\n")
+    write("chat.jsonl", [{"conversations": turns(f"Say {w} {i}", sentence())} for i in range(9) for w in WORDS])
+    pairs = [(turns(f"Q {i}?", f"yes {sentence()}"), turns(f"Q {i}?", f"no {sentence()}")) for i in range(100)]
+    write("pairs.jsonl", [{"chosen": chosen, "rejected": rejected} for chosen, rejected in pairs])
+    (directory / "spec.toml").write_text(SPEC)
+    (directory / "micro.toml").write_text(RECIPE)
+    return {"recipe": str(directory / "micro.toml"), "data": str(directory / "spec.toml")}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory with data, recipe and store, and a real Prefect server for as long as the module runs."""
+    directory = tmp_path_factory.mktemp("project")
+    home = directory / "home"
+    settings = {
+        PREFECT_HOME: home / "prefect",
+        PREFECT_LOCAL_STORAGE_PATH: home / "prefect" / "storage",
+        PREFECT_RESULTS_DEFAULT_SERIALIZER: "json",
+    }
+    with pytest.MonkeyPatch.context() as patch, temporary_settings(settings):
+        patch.setenv("MINIMIND_HOME", str(home))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        write_project(directory)
+        with prefect_for_one_run(Console(quiet=True), share=False):
+            yield directory
+
+
+@pytest.fixture(scope="module")
+def parameters(project: Path) -> dict[str, str]:
+    return {"recipe": str(project / "micro.toml"), "data": str(project / "spec.toml")}
+
+
+@pytest.fixture(scope="module")
+def published(project: Path, parameters: dict[str, str]) -> str:
+    """The URI that a full run of the micro recipe gave."""
+    return full_pipeline(**parameters)
+
+
+@pytest.fixture
+def tracker(project: Path, published: str) -> Tracker:
+    return Tracker(project / "home")
+
+
+def plan(parameters: dict[str, str], *overrides: str) -> dict[str, bool]:
+    """Stage → whether it would be reused."""
+    with planning() as steps:
+        full_pipeline.fn(**parameters, overrides=list(overrides))
+    return {step.label: step.reused for step in steps}
+
+
+def would_run(parameters: dict[str, str], *overrides: str) -> set[str]:
+    return {label for label, reused in plan(parameters, *overrides).items() if not reused}
+
+
+def test_raw_text_becomes_a_registered_model_that_answers(project: Path, published: str, tracker: Tracker):
+    assert published == "models:/minimind-chat/1"
+    artifact = tracker.resolve(published, Store())
+    loaded = load(artifact.dir)
+    assert complete(loaded.model, loaded.tokenizer, [1, 2, 3], sampling=Sampling(max_tokens=3, temperature=0)).tokens
+    for file in ("report.md", "report.html", "report.json", "model.safetensors", "tokenizer.json"):
+        assert (artifact.dir / file).stat().st_size > 0
+
+
+def test_every_stage_is_a_finished_run_under_one_parent_with_its_metrics(tracker: Tracker):
+    runs = {run.info.run_name: run for run in tracker.client.search_runs([tracker.experiment_id])}
+    parent = next(run for name, run in runs.items() if name.startswith("full-pipeline"))
+    children = {name: run for name, run in runs.items() if run is not parent}
+    assert set(children) == set(STAGES)
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+    for stage in ("pretrain", "sft", "dpo", "lora"):
+        history = tracker.client.get_metric_history(children[stage].info.run_id, "loss")
+        assert [m.step for m in history] == list(range(1, len(history) + 1)), stage
+        assert children[stage].data.tags["prefect_run"].startswith("http")
+    lineage = tracker.client.get_run(children["sft"].info.run_id)
+    assert len(lineage.inputs.model_inputs) == 2 and len(lineage.outputs.model_outputs) == 1
+
+
+def test_every_stage_of_the_registry_has_a_version(tracker: Tracker):
+    kinds = ("", "-chat", "-preference")
+    data = {f"minimind-{name}{kind}" for name in ("corpus", "tokens") for kind in kinds}
+    models = {f"minimind-{name}" for name in ("tokenizer", "pretrain", "sft", "dpo", "lora", "chat")}
+    assert tracker.registered_names() == data | models
+
+
+def test_the_bad_row_is_kept_aside_with_file_line_and_reason(project: Path, published: str):
+    logs = (project / "home" / "artifacts" / "shard").glob("*/dropped/dropped.jsonl")
+    (row,) = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
+    assert (row["line"], row["reason"], row["text"]) == (201, "bad_json", "this is not json")
+    assert row["file"].endswith("text.jsonl")
+
+
+def test_the_flow_run_is_completed_and_its_page_has_figures_and_the_link(published: str):
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs()
+        assert {run.state_name for run in runs} == {"Completed"}
+        artifacts = {artifact.key: artifact.data for artifact in client.read_artifacts()}
+    assert "MLflow run" in artifacts["sft"]
+    assert "report-card" in artifacts
+
+
+def test_a_second_run_runs_nothing(parameters: dict[str, str], published: str, tracker: Tracker):
+    before = len(tracker.client.search_runs([tracker.experiment_id]))
+    assert would_run(parameters) == set()
+    assert full_pipeline(**parameters) == published
+    after = tracker.client.search_runs([tracker.experiment_id])
+    assert len(after) == before + 1  # the parent of the second run, without a child
+    with get_client(sync_client=True) as client:
+        states = [run.state_name for run in client.read_task_runs()]
+    assert states.count("Cached") == len(STAGES)
+
+
+AFTER_SFT = {"sft", "dpo", "lora", "evaluate", "publish"}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("dpo.lr=1e-4", {"dpo", "evaluate", "publish"}),
+        ("lora.rank=4", {"lora", "evaluate", "publish"}),
+        ("sft.lr=1e-4", AFTER_SFT),
+        ("pretrain.seed=1", {"pretrain", *AFTER_SFT}),
+        ("evaluate.max_pairs=9", {"evaluate", "publish"}),
+        ("sft.processes=2", set()),
+        ("pretrain.log_every=7", set()),
+        (
+            "tokenizer.vocab_size=420",
+            {"tokenizer", *(s for s in STAGES if s.startswith("tokens")), "pretrain", *AFTER_SFT},
+        ),
+    ],
+)
+def test_one_changed_setting_reruns_exactly_what_depends_on_it(
+    parameters: dict[str, str], published: str, override: str, expected: set[str]
+):
+    assert would_run(parameters, override) == expected
+
+
+def test_changed_conversations_do_not_retrain_the_base_model(project: Path, parameters: dict[str, str], published: str):
+    path = project / "chat.jsonl"
+    before = path.read_bytes()
+    try:
+        path.write_bytes(before.replace(b"cat", b"cow", 1))
+        chain = {f"{stage}-chat" for stage in ("ingest", "clean", "shard", "tokens")}
+        assert would_run(parameters) == chain | AFTER_SFT
+    finally:
+        path.write_bytes(before)
+
+
+def test_a_stage_run_alone_takes_its_inputs_from_the_registry(
+    parameters: dict[str, str], published: str, tracker: Tracker
+):
+    uri = lora(recipe=parameters["recipe"], lr=5e-4)
+    version = tracker.client.get_model_version("minimind-lora", uri.rpartition("/")[2])
+    assert uri == "models:/minimind-lora/2"
+    assert version.tags["pipeline"] == "lora"
+    assert tracker.client.get_run(version.run_id).data.params["lr"] == "0.0005"

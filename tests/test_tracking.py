@@ -1,0 +1,191 @@
+"""MLflow as a view of sealed artifacts: recorded once, found again, made good after an outage."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minimind.artifact import Artifact, Store, Summary
+from minimind.config import Config
+from minimind.errors import MissingError, ServiceError
+from minimind.events import EVENTS_FILE, EventWriter, read_events
+from minimind.stage import Stage, build
+from tasks import tracking
+from tasks.tracking import Tracker, create_database, label_of, registry_name
+
+
+class TrainConfig(Config):
+    lr: float = 0.1
+
+
+def train(config: TrainConfig, inputs, out_dir: Path) -> Summary:
+    (out_dir / "model.safetensors").write_bytes(b"weights" * 100)
+    with EventWriter(out_dir / EVENTS_FILE) as events:
+        for step in range(1, 6):
+            events.step(step, 5, {"loss": 1 / step, "lr": config.lr})
+    return Summary(figures={"validation_loss": 0.2, "note": "fine"})
+
+
+TRACKER_IN_A_PROCESS = """
+from pathlib import Path
+from tasks.tracking import Tracker
+print(Tracker(Path({home!r})).{ask})
+"""
+
+SFT = Stage("sft", train)
+DPO = Stage("dpo", train, inputs=("model",))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def tracker(home: Path) -> Tracker:
+    return Tracker(home)
+
+
+@pytest.fixture
+def sft(home: Path) -> Artifact:
+    return build(SFT, TrainConfig(), {}, store=Store(home), context={"recipe": "tiny"})[0]
+
+
+def test_an_artifact_is_recorded_with_its_steps_figures_and_a_version(tracker: Tracker, sft: Artifact):
+    registration = tracker.record(sft)
+    run = tracker.client.get_run(registration.run_id)
+    assert registration.uri == "models:/minimind-sft/1"
+    assert run.info.status == "FINISHED"
+    assert (run.data.params["lr"], run.data.tags["recipe"]) == ("0.1", "tiny")
+    assert run.data.metrics["summary/validation_loss"] == 0.2
+    assert run.data.tags["summary.note"] == "fine"
+    history = tracker.client.get_metric_history(registration.run_id, "loss")
+    assert [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)] == [(s, 1 / s) for s in range(1, 6)]
+
+
+def test_the_next_stage_takes_the_artifact_from_the_registry(tracker: Tracker, sft: Artifact, home: Path):
+    tracker.record(sft)
+    store = Store(home)
+    assert tracker.resolve("models:/minimind-sft/1", store).dir == sft.dir
+    assert tracker.resolve("models:/minimind-sft@candidate", store).fingerprint == sft.fingerprint
+
+
+@pytest.mark.parametrize("loss", ["deleted", "damaged"])
+def test_a_lost_model_comes_back_whole_from_the_registry(tracker: Tracker, sft: Artifact, home: Path, loss: str):
+    """The registry holds models whole: the local store is a cache of it."""
+    tracker.record(sft)
+    weights = sft.dir / "model.safetensors"
+    if loss == "deleted":
+        for path in sft.dir.iterdir():
+            path.unlink()
+        sft.dir.rmdir()
+    else:
+        weights.write_bytes(b"other")
+    found = tracker.resolve("models:/minimind-sft/1", Store(home))
+    assert (found.dir / "model.safetensors").read_bytes() == b"weights" * 100
+
+
+def test_a_name_that_is_not_registered_is_an_error_with_those_that_are(tracker: Tracker, sft: Artifact, home: Path):
+    tracker.record(sft)
+    with pytest.raises(MissingError, match=r"registered models: minimind-sft"):
+        tracker.resolve("models:/minimind-dpo@candidate", Store(home))
+    with pytest.raises(MissingError, match="not in the registry"):
+        tracker.resolve("models:/minimind-sft/7", Store(home))
+
+
+def test_lineage_is_inputs_and_outputs_in_mlflow(tracker: Tracker, sft: Artifact, home: Path):
+    first = tracker.record(sft)
+    dpo, _ = build(DPO, TrainConfig(lr=0.2), {"model": sft}, store=Store(home))
+    second = tracker.record(dpo)
+    run = tracker.client.get_run(second.run_id)
+    assert [model.model_id for model in run.inputs.model_inputs] == [first.model_id]
+    assert [d.dataset.digest for d in run.inputs.dataset_inputs] == [sft.fingerprint]
+    assert [model.model_id for model in run.outputs.model_outputs] == [second.model_id]
+
+
+def test_steps_that_were_followed_live_are_not_written_twice(tracker: Tracker, sft: Artifact):
+    run_id = tracker.begin("sft", tags={})
+    events, _ = read_events(sft.dir / EVENTS_FILE)
+    tracker.log_steps(run_id, events[:3])
+    tracker.record(sft, run_id=run_id)
+    assert sorted(m.step for m in tracker.client.get_metric_history(run_id, "loss")) == [1, 2, 3, 4, 5]
+
+
+def test_sync_delivers_what_was_made_while_the_tracker_was_away(tracker: Tracker, sft: Artifact, home: Path):
+    build(DPO, TrainConfig(), {"model": sft}, store=Store(home))
+    assert [r.name for r in tracker.sync(Store(home))] == ["minimind-sft", "minimind-dpo"]
+    assert tracker.sync(Store(home)) == []
+    assert tracker.registration(sft)
+
+
+def test_a_server_that_is_down_is_one_clear_error_within_seconds(home: Path):
+    with pytest.raises(ServiceError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer"):
+        Tracker(home, "http://127.0.0.1:9")
+
+
+def test_runs_of_a_killed_process_are_ended_at_the_next_start(tracker: Tracker, home: Path):
+    """A SIGKILLed flow would otherwise say RUNNING for ever."""
+    command = [sys.executable, "-c", TRACKER_IN_A_PROCESS.format(home=str(home), ask="begin('x', tags={})")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    mine = tracker.begin("mine", tags={})
+    assert tracker.reap() == 1
+    assert tracker.client.get_run(done.stdout.strip()).info.status == "KILLED"
+    assert tracker.client.get_run(mine).info.status == "RUNNING"
+
+
+def test_four_processes_may_start_on_a_fresh_store_at_once(home: Path):
+    """MLflow alone loses three of four here."""
+    command = [sys.executable, "-c", TRACKER_IN_A_PROCESS.format(home=str(home), ask="experiment_id")]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    answers = {process.communicate()[0].strip() for process in started}
+    assert [process.returncode for process in started] == [0, 0, 0, 0]
+    assert len(answers) == 1
+
+
+def test_a_database_whose_creation_was_killed_is_made_anew(home: Path):
+    home.mkdir()
+    (home / ".mlflow.new.db").write_bytes(b"half a database")
+    create_database(home)
+    assert Tracker(home).experiment_id
+
+
+def test_names_tell_the_kinds_of_rows_apart(home: Path):
+    assert label_of("tokens", {"rows": "chat"}) == "tokens-chat"
+    assert label_of("sft", {}) == "sft"
+    names = [
+        registry_name(build(Stage(stage, train_rows), RowsConfig(rows=rows), {}, store=Store(home))[0])
+        for stage in ("shard", "tokens")
+        for rows in ("pretrain", "chat")
+    ]
+    assert names == ["minimind-corpus", "minimind-corpus-chat", "minimind-tokens", "minimind-tokens-chat"]
+
+
+class RowsConfig(Config):
+    rows: str
+
+
+def train_rows(config: RowsConfig, inputs, out_dir: Path) -> Summary:
+    return Summary()
+
+
+def test_a_corpus_is_registered_by_manifest_and_location_only(tracker: Tracker, home: Path):
+    """It may be terabytes; the registry says what it is and where."""
+
+    def write(config: Config, inputs, out_dir: Path) -> Summary:
+        (out_dir / "shard.arrow").write_bytes(b"rows" * 1000)
+        return Summary()
+
+    artifact, _ = build(Stage("shard", write), TrainConfig(), {}, store=Store(home))
+    registration = tracker.record(artifact)
+    stored = list((home / "mlartifacts" / "models").glob("*/artifacts/*"))
+    assert sorted(path.name for path in stored) == ["manifest.json", "summary.json"]
+    tags = tracker.client.get_model_version(registration.name, str(registration.version)).tags
+    assert tags["location"] == str(artifact.dir)
+    assert json.loads((home / "registry" / f"shard-{artifact.fingerprint}.json").read_text())["version"] == 1
+
+
+def test_the_stages_stored_whole_are_the_models_and_the_tokenizer():
+    assert {"tokenizer", "pretrain", "sft", "dpo", "lora", "distill", "publish"} == tracking.WHOLE
