@@ -41,7 +41,7 @@ def full_pipeline(
         if run.trains("lora"):
             models["lora"] = lora(run, tokens["chat"], models["sft"])
         if run.trains("distill"):
-            models["distill"] = distill(run, tokens["chat"], models["sft"])
+            models["distill"] = distill(run, tokens["chat"], models["pretrain"])
 
         # Finishing: figures for all of them, one report card, one model with a name.
         data_used = name_inputs(ingest=rows, clean=cleaned, corpus=corpus, tokens=tokens) | {"tokenizer": tokenizer}

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -34,10 +35,16 @@ def parameters_of(name: str) -> set[str]:
 
 def run(name: str, parameters: dict[str, Any], *, console: Console) -> str:
     """Run a flow to its end and give the registry URI of what it made. Raises StageError where a stage fails."""
+    from prefect.exceptions import ParameterTypeError
+
     from tasks.display import Display
     from tasks.pipeline import showing
 
     flow = _find(name)
+    try:
+        flow.validate_parameters(parameters)
+    except (ParameterTypeError, ValidationError) as error:
+        raise ConfigError(f"{name}: {' '.join(str(error).split())}") from None
     if name == FULL and not parameters.get("refresh") and (done := _all_there(parameters)):
         console.print(f"[green]✓[/green] all {len(done)} stages are there already; nothing to run", highlight=False)
         return _published(parameters)
@@ -78,7 +85,7 @@ def find_model(model: str) -> Path:
 
     if Path(model).expanduser().is_dir():
         return Path(model).expanduser().resolve()
-    known = (*MODEL_NAMES, "chat")
+    known = ("chat", *MODEL_NAMES)
     if model in known:
         model = f"models:/minimind-{model}@{CANDIDATE}"
     elif not model.startswith("models:/"):

@@ -24,6 +24,7 @@ from minimind.errors import ConfigError, ServiceError
 HOST = "127.0.0.1"
 PREFECT_PORT = 4200  # pyproject.toml points a plain `prefect` command in this checkout at it
 MLFLOW_PORT = 5000
+UP_FILE = "up.address"  # in the store: where the Prefect server of `minimind up` listens
 HEALTH_SECONDS = 120.0  # a busy two-core machine needs 20 to 40
 GRACE_SECONDS = 15.0
 
@@ -88,9 +89,9 @@ def prefect_for_one_run(console: Console, *, share: bool = True) -> Iterator[str
     from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
-    address = f"http://{HOST}:{PREFECT_PORT}"
+    address = _prefect_that_is_up() if share else None
     with ExitStack() as stack:
-        if not (share and _answers(f"{address}/api/health")):
+        if address is None:
             port = _free_port()
             address = f"http://{HOST}:{port}"
             with console.status("starting a Prefect server for this run"):
@@ -103,6 +104,17 @@ def prefect_for_one_run(console: Console, *, share: bool = True) -> Iterator[str
         finally:  # both send from threads of their own, and the server is about to go
             APILogWorker.drain_all(timeout=5)
             EventsWorker.drain_all(timeout=5)
+
+
+def _prefect_that_is_up() -> str | None:
+    """The server `PREFECT_API_URL` names, the one `minimind up` noted for this store, or the one on the usual port."""
+    noted = runtime.home() / UP_FILE
+    candidates = [
+        os.environ.get("PREFECT_API_URL", "").removesuffix("/api"),
+        noted.read_text(encoding="utf-8").strip() if noted.exists() else "",
+        f"http://{HOST}:{PREFECT_PORT}",
+    ]
+    return next((address for address in candidates if address and _answers(f"{address}/api/health")), None)
 
 
 def start_prefect(home: Path, port: int) -> Server:
@@ -124,7 +136,9 @@ def start_mlflow(home: Path, port: int) -> Server:
 
     uri = default_tracking_uri(home)
     if uri.startswith("http"):
-        raise ConfigError(f"MLFLOW_TRACKING_URI is the server {uri}; start without --mlflow, its page is there")
+        raise ConfigError(
+            f"MLFLOW_TRACKING_URI names the server {uri}; its page is there: unset it, or do without ours"
+        )
     create_database(home)
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", uri, "--default-artifact-root", (home / "mlartifacts").as_uri()]
@@ -163,6 +177,8 @@ def up(console: Console, *, prefect_port: int = PREFECT_PORT, mlflow_port: int =
         stack.callback(servers[-1].stop)
         with console.status("registering deployments"):
             servers[-1].wait_until_healthy()
+        runtime.write_atomic(home / UP_FILE, f"http://{HOST}:{prefect_port}\n")
+        stack.callback((home / UP_FILE).unlink, missing_ok=True)
         _say_where(console, prefect_port, mlflow_port)
         try:
             _watch(servers)

@@ -1,3 +1,1 @@
 """MiniMind: raw text to a chat model of your own. The library; it knows no orchestrator and no tracker."""
-
-__version__ = "0.1.0"

@@ -10,13 +10,14 @@ import json
 import logging
 import os
 import sys
+from importlib import metadata
 from types import ModuleType
 from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
 
-from minimind import __version__, runtime
+from minimind import runtime
 from minimind.errors import ConfigError, MiniMindError
 
 app = typer.Typer(
@@ -33,8 +34,14 @@ Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("-o", "--override", help="A setting to change, as section.key=value; may be given often."),
 ]
+Parameters = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("-p", "--param", help="A parameter of the stage's flow, as name=value; may be given often."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-ModelArgument = Annotated[str, typer.Argument(help="dpo, sft, …; a models:/ URI; or a directory.")]
+ModelArgument = Annotated[
+    str, typer.Argument(help="chat (the published one), dpo, sft, …; a models:/ URI; or a directory.")
+]
 
 
 def main() -> None:
@@ -57,7 +64,7 @@ def version(
 ) -> None:
     """MiniMind."""
     if show:
-        console.print(f"minimind {__version__}", highlight=False)
+        console.print(f"minimind {metadata.version('minimind-pipeline')}", highlight=False)
         raise typer.Exit
 
 
@@ -67,16 +74,16 @@ def run(
     recipe: RecipeOption = "quickstart",
     data: DataOption = None,
     override: Overrides = None,
-    init: Annotated[Optional[str], typer.Option(help="The model a training stage starts from.")] = None,  # noqa: UP045
-    kind: Annotated[Optional[str], typer.Option(help="The kind of rows of a data stage.")] = None,  # noqa: UP045
+    parameter: Parameters = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="Run again even what is there.")] = False,
 ) -> None:
     """Run the whole pipeline, or one stage; what is there and unchanged is reused.
 
-    Examples: `minimind run`, `minimind run sft -o sft.lr=3e-4`, `minimind run -r quickstart -d my_data.toml`
+    Examples: `minimind run`, `minimind run sft -o sft.lr=3e-4`, `minimind run -d my_data.toml`,
+    `minimind run clean -p kind=chat`, `minimind run sft -p init=models:/minimind-pretrain/2`
     """
     local = _local()
-    given = {"recipe": recipe, "data": data, "overrides": override, "init": init, "kind": kind, "refresh": refresh}
+    given = {"recipe": recipe, "data": data, "overrides": override, "refresh": refresh, **_pairs(parameter)}
     uri = local.run(stage, _accepted(local, stage, given), console=console)
     _say_how_to_go_on(local, stage, uri)
 
@@ -111,7 +118,7 @@ def up(
 
 @app.command()
 def chat(
-    model: ModelArgument = "dpo",
+    model: ModelArgument = "chat",
     system: Annotated[Optional[str], typer.Option(help="A system prompt.")] = None,  # noqa: UP045
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.7,
     top_k: Annotated[int, typer.Option(help="Keep so many likeliest tokens; 0 keeps all.")] = 0,
@@ -124,19 +131,19 @@ def chat(
 ) -> None:
     """Talk to a model in the terminal.
 
-    Examples: `minimind chat dpo`, `minimind chat models:/minimind-sft@candidate --temperature 0`
+    Examples: `minimind chat`, `minimind chat sft`, `minimind chat models:/minimind-sft@candidate --temperature 0`
     """
     from minimind.infer.chat import chat as talk
     from minimind.infer.generate import load
 
     sampling = _sampling(temperature, top_k, top_p, repetition_penalty, max_tokens, stop, seed)
-    talk(load(_local().find_model(model), device=device), sampling=sampling, system=system, console=console)
+    talk(load(_local().find_model(model), device=device), sampling=sampling, system=system or "", console=console)
 
 
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to go on from; `-` reads standard input.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="As for `chat`.")] = "dpo",
+    model: Annotated[str, typer.Option("--model", "-m", help="As for `chat`.")] = "chat",
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text itself, without the chat format.")] = False,
     system: Annotated[Optional[str], typer.Option(help="A system prompt.")] = None,  # noqa: UP045
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.7,
@@ -158,10 +165,11 @@ def generate(
     sampling = _sampling(temperature, top_k, top_p, repetition_penalty, max_tokens, stop, seed)
     loaded = load(_local().find_model(model), device=device)
     text = sys.stdin.read() if prompt == "-" else prompt
-    ids = prompt_ids(loaded.tokenizer, text, system=system, raw=raw)
+    ids = prompt_ids(loaded.tokenizer, text, system=system or "", raw=raw)
     if as_json:
         done = complete(loaded.model, loaded.tokenizer, ids, sampling=sampling)
-        console.print_json(json.dumps({"text": done.text, "tokens": done.tokens, "finish_reason": done.finish_reason}))
+        answer = {"text": done.text, "tokens": done.tokens, "finish_reason": done.finish_reason}
+        console.print_json(json.dumps(answer, ensure_ascii=False))
         return
     for piece in stream_text(loaded.model, loaded.tokenizer, ids, sampling=sampling):
         sys.stdout.write(piece)
@@ -211,12 +219,20 @@ def _local() -> ModuleType:
     return importlib.import_module("flows.local")
 
 
+def _pairs(parameters: list[str] | None) -> dict[str, str]:
+    """`name=value` options as a mapping."""
+    for parameter in parameters or ():
+        if "=" not in parameter:
+            raise ConfigError(f"-p {parameter}: write it as name=value, for example -p kind=chat")
+    return {name.strip(): value for name, _, value in (parameter.partition("=") for parameter in parameters or ())}
+
+
 def _accepted(local: ModuleType, stage: str, given: dict[str, Any]) -> dict[str, Any]:
     """The options that were given, checked against what the stage's flow takes."""
     taken = local.parameters_of(stage)
     used = {name: value for name, value in given.items() if value not in (None, False)}
     if unknown := [name for name in used if name not in taken and (name, used[name]) != ("recipe", "quickstart")]:
-        raise ConfigError(f"stage {stage} takes no --{unknown[0]}; it takes: {', '.join(sorted(taken))}")
+        raise ConfigError(f"stage {stage} takes no `{unknown[0]}`; it takes: {', '.join(sorted(taken))}")
     return {name: value for name, value in used.items() if name in taken}
 
 

@@ -27,7 +27,7 @@ class DataSection(Config):
 class DistillSection(DistillConfig):
     """`[distill]`, and the model that teaches: a registry URI or an artifact directory."""
 
-    teacher: Annotated[str, WHERE] = "models:/minimind-sft@champion"
+    teacher: Annotated[str, WHERE] = "models:/minimind-sft@candidate"
 
     def stage_config(self) -> DistillConfig:
         return DistillConfig.model_validate(self.model_dump(exclude={"teacher"}))

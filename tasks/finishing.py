@@ -20,7 +20,9 @@ def publish(
 ) -> Artifact:
     """Write the report card and give the chosen model its name."""
     inputs = {**models, "evaluation": evaluation, **_known(PUBLISH, data)}
-    return run.stage(PUBLISH, run.recipe.publish, inputs)
+    published = run.stage(PUBLISH, run.recipe.publish, inputs)
+    run.name_champions([published, *models.values()])
+    return published
 
 
 def name_inputs(**stages: Mapping[str, Artifact]) -> dict[str, Artifact]:
@@ -34,8 +36,16 @@ def name_inputs(**stages: Mapping[str, Artifact]) -> dict[str, Artifact]:
 
 
 def newest_models(run: Pipeline) -> dict[str, Artifact]:
-    """The candidates of every training stage the registry has."""
-    return _newest(run, {name: f"minimind-{name}" for name in MODEL_NAMES})
+    """The candidates of every training stage the registry has, of the newest tokenizer: others are left out, aloud."""
+    models = _newest(run, {name: f"minimind-{name}" for name in MODEL_NAMES})
+    (tokenizer,) = _newest(run, {"tokenizer": "minimind-tokenizer"}).values()
+    fitting = {}
+    for name, model in models.items():
+        if model.summary().figures.get("tokenizer") == tokenizer.fingerprint:
+            fitting[name] = model
+        else:
+            run.display.warn(f"the newest {name} model is left out: it is of another tokenizer than the newest")
+    return fitting
 
 
 def newest_data(run: Pipeline) -> dict[str, Artifact]:

@@ -56,14 +56,17 @@ class _Position:
     """How far one sink has come."""
 
     def __init__(self, name: str, sink: Sink, skip_to_step: int) -> None:
-        self._name, self._sink, self._last_step = name, sink, skip_to_step
+        self._name, self._sink = name, sink
+        self._skip_to_step = self._last_step = skip_to_step
         self._offset, self._pause, self._not_before = 0, 1.0, 0.0
 
     def deliver(self, path: Path) -> None:
         if time.monotonic() < self._not_before:
             return
+        if path.exists() and path.stat().st_size < self._offset:  # a resume cut it back to its checkpoint
+            self._skip_to_step = self._last_step
         events, offset = read_events(path, self._offset)
-        fresh = [event for event in events if event.kind != "step" or event.step > self._last_step]
+        fresh = [event for event in events if event.kind != "step" or event.step > self._skip_to_step]
         try:
             if fresh:
                 self._sink(fresh)

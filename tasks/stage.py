@@ -8,7 +8,7 @@ only *plans* walks the same flow and runs nothing.
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,7 @@ from minimind.recipe import Recipe
 from minimind.stage import Stage, build
 from tasks.display import Display
 from tasks.follow import Follower
-from tasks.tracking import Registration, Tracker, label_of
+from tasks.tracking import CHAMPION, Registration, Tracker, label_of
 
 logger = logging.getLogger(__name__)
 
@@ -110,10 +110,19 @@ class Pipeline:
         registration = self.tracker.registration(artifact) if self.tracker else None
         return (registration and registration.uri) or str(artifact.dir)
 
+    def name_champions(self, models: Sequence[Artifact]) -> None:
+        """Point `@champion` at the versions of these models."""
+        registrations = [self.tracker.registration(model) for model in models] if self.tracker else []
+        for registration in registrations:
+            if registration and registration.name and self.tracker:
+                self.tracker.set_alias(registration, CHAMPION)
+
     def take(self, uri: str) -> Artifact:
         """The artifact a registry URI or directory names, for a stage that is run alone."""
         if not uri.startswith("models:/"):
             return open_artifact(Path(uri).expanduser().resolve())
+        if self.planning:
+            self.tracker = self.tracker or Tracker(self.store.root.parent)
         if self.tracker is None:
             raise ServiceError(f"{uri}: the registry does not answer; give the artifact's directory instead")
         return self.tracker.resolve(uri, self.store)
@@ -239,7 +248,7 @@ class _Tracked:
                 before = note.read_text() if note.exists() and self._stage.resumable else None
                 self._run_id = before or tracker.begin(self._label, tags=tags, parent=pipeline.run_id)
                 if before:
-                    tracker.client.update_run(before, status="RUNNING")
+                    tracker.resume(before)
                     delivered = tracker.last_step(before)
                 note.write_text(self._run_id)
                 self._context["mlflow_run_id"] = self._run_id

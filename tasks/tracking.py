@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 EXPERIMENT = "minimind"
 CANDIDATE = "candidate"
+"""The alias of the newest version of every registered model."""
+CHAMPION = "champion"
+"""The alias of the models behind the last published one."""
 WHOLE = {"tokenizer", "pretrain", "sft", "dpo", "lora", "distill", "publish"}
 """Stages whose artifact is stored in the registry with all its files."""
 REGISTRY_NAMES = {"shard": "corpus", "publish": "chat"} | {
@@ -136,12 +139,15 @@ class Tracker:
 
     def begin(self, name: str, *, tags: Mapping[str, str], parent: str | None = None) -> str:
         """Start a run and give its id."""
-        process = psutil.Process()
-        own = {"host": runtime.host()["name"], "process": f"{process.pid}@{process.create_time():.2f}"}
-        if parent:
-            own["mlflow.parentRunId"] = parent
+        own = _owner() | ({"mlflow.parentRunId": parent} if parent else {})
         run = self.client.create_run(self.experiment_id, run_name=name, tags={**_clean_tags(tags), **own})
         return run.info.run_id
+
+    def resume(self, run_id: str) -> None:
+        """Go on with a run that an interrupted process left; it is this process's now."""
+        self.client.update_run(run_id, status="RUNNING")
+        for name, value in _owner().items():
+            self.client.set_tag(run_id, name, value)
 
     def end(self, run_id: str, status: str) -> None:
         """Close a run: FINISHED, FAILED or KILLED."""
@@ -258,13 +264,25 @@ class Tracker:
             tags=[RunTag(f"summary.{k}", v[:5000]) for k, v in words.items()] + [RunTag("artifact", str(artifact.dir))],
         )
         events, _ = read_events(artifact.dir / EVENTS_FILE)
-        last = self.last_step(run_id)
-        self.log_steps(run_id, [event for event in events if event.kind == "step" and event.step > last])
+        self._log_missing(run_id, [event for event in events if event.kind == "step"])
         for pattern in (MANIFEST_FILE, SUMMARY_FILE, "report.*", "evaluation.json", "figures/*.png", "dropped.jsonl"):
             for path in artifact.dir.glob(pattern):
                 folder = path.parent.relative_to(artifact.dir).as_posix()
                 if path.stat().st_size < 10_000_000:
                     self.client.log_artifact(run_id, str(path), folder if folder != "." else None)
+
+    def _log_missing(self, run_id: str, events: list[Event]) -> None:
+        """Write the points of every curve that come after the last one the run has of it."""
+        names = {name for event in events for name in event.metrics}
+        last = {
+            name: max((point.step for point in self.client.get_metric_history(run_id, name)), default=-1)
+            for name in names
+        }
+        missing = [
+            event.replace(metrics={name: value for name, value in event.metrics.items() if event.step > last[name]})
+            for event in events
+        ]
+        self.log_steps(run_id, missing)
 
     def _log_inputs(self, artifact: Artifact, run_id: str) -> None:
         """The lineage: what was read, as data sets and logged models."""
@@ -272,7 +290,9 @@ class Tracker:
 
         store, datasets, models = Store(self.home), [], []
         for name, fingerprint in artifact.manifest.parts.sources.items():
-            datasets.append((Dataset(name[-500:], fingerprint[:DIGEST_LENGTH], "local", json.dumps({"name": name})), "source"))
+            datasets.append(
+                (Dataset(name[-500:], fingerprint[:DIGEST_LENGTH], "local", json.dumps({"name": name})), "source")
+            )
         for name, fingerprint in artifact.manifest.parents.items():
             parent = next((p for p in store.root.glob(f"*/{fingerprint}") if p.is_dir()), None)
             if parent is None:
@@ -395,6 +415,12 @@ class Tracker:
             return self.client.get_run(run_id).info.run_id if run_id else None
         except MlflowException:
             return None
+
+
+def _owner() -> dict[str, str]:
+    """Tags by which a later start can see that the process behind a run is gone."""
+    process = psutil.Process()
+    return {"host": runtime.host()["name"], "process": f"{process.pid}@{process.create_time():.2f}"}
 
 
 def _clean_tags(tags: Mapping[str, Any]) -> dict[str, str]:

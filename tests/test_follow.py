@@ -46,6 +46,17 @@ def test_a_sink_that_fails_gets_everything_later_and_the_others_do_not_wait(tmp_
     assert broken == list(range(20))
 
 
+def test_two_lines_of_the_same_step_are_both_delivered(tmp_path: Path):
+    """The last step's figures and the final validation are two lines of one step."""
+    seen: list[set[str]] = []
+    with EventWriter(tmp_path / EVENTS_FILE) as writer:
+        writer.step(5, 5, {"loss": 1.0})
+        writer.step(5, 5, {"validation_loss": 2.0})
+    with Follower(tmp_path, {"list": lambda events: seen.extend(set(e.metrics) for e in events)}):
+        pass
+    assert seen == [{"loss"}, {"validation_loss"}]
+
+
 def test_steps_delivered_before_a_resume_are_not_delivered_again(tmp_path: Path):
     seen: list[int] = []
     with EventWriter(tmp_path / EVENTS_FILE) as writer:

@@ -197,6 +197,11 @@ def test_every_stage_of_the_registry_has_a_version(tracker: Tracker):
     assert tracker.registered_names() == data | models
 
 
+def test_the_published_models_are_the_champions(published: str, tracker: Tracker):
+    for name in ("chat", "pretrain", "sft", "dpo", "lora"):
+        assert tracker.resolve(f"models:/minimind-{name}@champion", Store())
+
+
 def test_the_bad_row_is_kept_aside_with_file_line_and_reason(project: Path, published: str):
     logs = (project / "home" / "artifacts" / "shard").glob("*/dropped/dropped.jsonl")
     (row,) = [json.loads(line) for path in logs for line in path.read_text().splitlines()]

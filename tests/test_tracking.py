@@ -25,6 +25,7 @@ def train(config: TrainConfig, inputs, out_dir: Path) -> Summary:
     with EventWriter(out_dir / EVENTS_FILE) as events:
         for step in range(1, 6):
             events.step(step, 5, {"loss": 1 / step, "lr": config.lr})
+        events.step(5, 5, {"validation_loss": 0.2})
     return Summary(figures={"validation_loss": 0.2, "note": "fine"})
 
 
@@ -109,9 +110,10 @@ def test_lineage_is_inputs_and_outputs_in_mlflow(tracker: Tracker, sft: Artifact
 def test_steps_that_were_followed_live_are_not_written_twice(tracker: Tracker, sft: Artifact):
     run_id = tracker.begin("sft", tags={})
     events, _ = read_events(sft.dir / EVENTS_FILE)
-    tracker.log_steps(run_id, events[:3])
+    tracker.log_steps(run_id, events[:5])
     tracker.record(sft, run_id=run_id)
     assert sorted(m.step for m in tracker.client.get_metric_history(run_id, "loss")) == [1, 2, 3, 4, 5]
+    assert [m.step for m in tracker.client.get_metric_history(run_id, "validation_loss")] == [5]
 
 
 def test_sync_delivers_what_was_made_while_the_tracker_was_away(tracker: Tracker, sft: Artifact, home: Path):

@@ -7,7 +7,7 @@ is the whole answer. Streams are generators whose return value says how the answ
 refuse an unusable prompt when they are called, not at the first token.
 
 The prompt and the answer together never exceed the model's `max_positions`. Not here: many answers
-at once, quantised weights, the chat format (`minimind.data.chat`).
+at once, quantised weights.
 
 Axes: B batch (1), T time, D model width, V vocabulary.
 """
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from minimind import runtime
 from minimind.artifact import MANIFEST_FILE, open_artifact
+from minimind.data.chat import render_prompt
 from minimind.data.tokenizer import END_OF_TEXT, IM_END, IM_START, SPECIAL_TOKENS, Tokenizer
 from minimind.errors import ArtifactError, DataError
 from minimind.infer.sampling import Sampler, Sampling
@@ -74,6 +75,14 @@ def load(directory: Path, device: str = "auto", *, precision: Precision = "auto"
             "they do not belong together, copy the tokenizer's files the model was trained with"
         )
     return LoadedModel(model, tokenizer, model.config, _name_of(directory))
+
+
+def prompt_ids(tokenizer: Tokenizer, text: str, *, system: str = "", raw: bool = False) -> list[int]:
+    """The ids of a question in the chat format, or with `raw` of a document's beginning."""
+    if raw:
+        return [END_OF_TEXT, *tokenizer.encode(text)]
+    turns = [{"role": "system", "content": system}] if system else []
+    return render_prompt([*turns, {"role": "user", "content": text}], tokenizer)
 
 
 def generate(

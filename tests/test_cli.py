@@ -1,0 +1,103 @@
+"""The command line: help for everything, one line for a user's mistake, exit codes that tell."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from minimind.cli import app
+from minimind.data.tokenizer import Tokenizer
+from minimind.model.config import ModelConfig
+from minimind.model.transformer import Transformer
+from minimind.model.weights import save_model
+
+COMMANDS = sorted(get_command(app).commands)
+
+
+def run(*arguments: str, home: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """The real command in a process of its own."""
+    import os
+
+    environment = {**os.environ, "MINIMIND_HOME": str(home), "COLUMNS": "200"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    command = [sys.executable, "-m", "minimind.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, input=stdin)
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    directory = tmp_path_factory.mktemp("model")
+    config = ModelConfig(vocab_size=tokenizer.vocab_size, hidden_size=32, num_layers=1, num_heads=2, max_positions=256)
+    save_model(directory, Transformer(config, seed=0))
+    tokenizer.copy_to(directory)
+    return directory
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str):
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert result.exit_code == 0
+    assert f"minimind {command}" in result.output or command == "up"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "-r", "quickstrat"], "did you mean `quickstart`"),
+        (["run", "pretrian"], "did you mean `pretrain`"),
+        (["run", "-o", "pretrain.lrr=1"], "did you mean `lr`"),
+        (["run", "-o", "pretrain"], "write it as section.key=value"),
+        (["run", "-d", "nowhere.toml"], "nowhere.toml"),
+        (["run", "sft", "-p", "kind=chat"], "takes no `kind`"),
+        (["run", "ingest", "-p", "kind=talk"], "kind"),
+        (["run", "clean", "-p", "kind"], "write it as name=value"),
+        (["chat", "dppo"], "did you mean `dpo`"),
+        (["chat", "dpo"], "not in the registry"),
+        (["chat", "--top-p", "7"], "top_p"),
+        (["report"], "no report card yet"),
+    ],
+)
+def test_a_users_mistake_is_one_clear_line_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str):
+    done = run(*arguments, home=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_plan_tells_of_every_stage_and_starts_nothing(tmp_path: Path):
+    done = run("plan", "--json", home=tmp_path)
+    steps = json.loads(done.stdout)
+    assert [step["stage"] for step in steps][-1] == "publish"
+    assert {step["reuse"] for step in steps} == {False}
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_generate_answers_and_the_same_seed_gives_the_same_text(tmp_path: Path, model_dir: Path):
+    arguments = ("generate", "Hello", "-m", str(model_dir), "--seed", "3", "--max-tokens", "8", "--json")
+    first, second = (json.loads(run(*arguments, home=tmp_path).stdout) for _ in range(2))
+    assert first == second
+    assert set(first) == {"text", "tokens", "finish_reason"}
+
+
+def test_chat_can_be_piped(tmp_path: Path, model_dir: Path):
+    done = run("chat", str(model_dir), "--max-tokens", "4", "--seed", "1", home=tmp_path, stdin="Hello\n/exit\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_fsck_names_the_damaged_file_and_exits_with_1(tmp_path: Path, tokenizer_artifact):
+    home = tokenizer_artifact.dir.parents[2]
+    assert run("fsck", home=home).returncode == 0
+    path = tokenizer_artifact.dir / "report.json"
+    before = path.read_bytes()
+    try:
+        path.write_bytes(before.replace(b"{", b"[", 1))
+        done = run("fsck", home=home)
+        assert done.returncode == 1
+        assert "report.json" in done.stdout
+    finally:
+        path.write_bytes(before)
