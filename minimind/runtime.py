@@ -64,14 +64,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def end_with_parent(number: int = signal.SIGTERM) -> None:
-    """Have the kernel send this process `number` when the thread that started it ends.
+def end_with_parent(number: int = signal.SIGTERM) -> bool:
+    """Have the kernel send this process `number` when the thread that started it ends; False where it cannot.
 
-    Linux only (elsewhere it does nothing); it survives an exec, so it also serves as `preexec_fn`.
+    Linux can. It survives an exec, so it also serves as `preexec_fn`.
     """
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, int(number), 0, 0, 0)
+    if sys.platform != "linux":
+        return False
+    pr_set_pdeathsig = 1
+    return ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, int(number), 0, 0, 0) == 0
 
 
 def now() -> str:

@@ -174,10 +174,10 @@ def test_pairs_of_an_epoch_are_all_seen_and_all_labelled(token_artifacts: dict[R
 def test_what_does_not_fit_is_an_error_that_names_the_setting() -> None:
     """Cutting an answer would teach to stop in the middle, so the user has to choose."""
     chat = make_set("chat", [[1] * 9, [1] * 4], [[0] * 9, [0] * 4])
-    with pytest.raises(ConfigError, match=r"sft\.length = 8 .* 9 tokens.*tokens\.max_tokens"):
+    with pytest.raises(ConfigError, match=r"`length` = 8 .* 9 tokens"):
         RowBatches(chat, row_length=8, batch_rows=1, seed=0)
     pairs = make_set("preference", [[1] * 9, [1] * 4], [[0] * 9, [0] * 4])
-    with pytest.raises(ConfigError, match=r"dpo\.length = 8 .* 9 tokens"):
+    with pytest.raises(ConfigError, match=r"`dpo\.length` = 8 .* 9 tokens"):
         PairBatches(pairs, batch_pairs=1, max_length=8, seed=0)
     with pytest.raises(ConfigError, match="chat rows"):
         PairBatches(chat, batch_pairs=1, max_length=9, seed=0)

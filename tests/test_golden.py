@@ -55,7 +55,7 @@ def curve(name: str, directory: Path) -> list[float]:
         teacher_shape = ModelConfig.model_validate({**TINY.model_dump(), "hidden_size": 48})
         objective = distill(Transformer(teacher_shape, seed=2), alpha=0.5, temperature=1.5)
     if name == "dpo":
-        pairs = {"train": Pairs(batches, STEPS * 8, 8, config.micro_items)}
+        pairs = {"train": Pairs(batches, STEPS * 8, 8, config.micro_items, num_batches=STEPS)}
         known = references(directory / "reference.safetensors", model, pairs, ONE_RANK, key="golden")
         objective = dpo(known["train"], beta=0.15)
     with EventWriter(directory / EVENTS_FILE) as events:

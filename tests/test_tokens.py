@@ -109,7 +109,7 @@ def test_long_rows_are_left_out_whole_and_written_down(
     assert 3 not in token_set.rows
     record = next(record for record in dropped if record["line"] == 4)
     assert (record["reason"], record["rule"], record["source"]) == ("too_long", "max_tokens", "given")
-    assert "tokens.max_tokens = 200" in record["detail"]
+    assert "at most 200 are taken" in record["detail"]
     assert long in record["text"]
     assert f"{len(dropped)} of 30 rows" in summary.warnings[0]
 
@@ -119,7 +119,7 @@ def test_a_limit_no_row_meets_is_an_error(
 ) -> None:
     """A training on nothing would fail later, and less clearly."""
     inputs = {"corpus": seal_corpus("chat", conversations(5)), "tokenizer": tokenizer_artifact}
-    with pytest.raises(DataError, match=r"tokens\.max_tokens = 8"):
+    with pytest.raises(DataError, match=r"at most 8 tokens"):
         build(TOKENS, TokensConfig(rows="chat", max_tokens=8), inputs, store=Store(tmp_path))
 
 

@@ -64,8 +64,8 @@ class RowBatches:
         lengths = np.diff(token_set.offsets)
         if token_set.kind != "pretrain" and (longest := int(lengths.max())) > row_length:
             raise ConfigError(
-                f"sft.length = {row_length} is shorter than the longest conversation, {longest} tokens, and none is "
-                f"cut; set sft.length to {longest} or more, or tokens.max_tokens to {row_length} or less"
+                f"`length` = {row_length} is shorter than the longest conversation of the token set, {longest} tokens, "
+                f"and none is cut; set `length` to {longest} or more, or make the tokens again for {row_length}"
             )
         self._set, self._plan = token_set, plan_rows(lengths, row_length=row_length)
         self._row_length, self._batch_rows = row_length, batch_rows
@@ -116,8 +116,8 @@ class PairBatches:
         self._lengths = np.diff(token_set.offsets)
         if (longest := int(self._lengths.max())) > max_length:
             raise ConfigError(
-                f"dpo.length = {max_length} is shorter than the longest answer with its prompt, {longest} tokens; "
-                f"set dpo.length to {longest} or more, or tokens.max_tokens to {max_length} or less"
+                f"`dpo.length` = {max_length} is shorter than the longest answer with its prompt, {longest} tokens; "
+                f"set it to {longest} or more, or make the tokens again for {max_length}"
             )
         self._set, self._batch_pairs = token_set, batch_pairs
         self._order = _Order(self.num_pairs, seed)
@@ -177,7 +177,9 @@ class _Order:
 
 def _require(token_set: TokenSet, length: int, count: int) -> None:
     if not token_set.num_documents:
-        raise DataError("the token set has no documents; give its split more rows (shard.validation_fraction)")
+        raise DataError(
+            "the token set has no documents; give its split more rows (`validation_fraction` of the data spec)"
+        )
     if length < 1 or count < 1:
         raise ConfigError(f"a batch of {count} rows of {length} positions; both must be 1 or more")
 

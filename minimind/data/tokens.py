@@ -165,12 +165,17 @@ def tokenize(config: TokensConfig, inputs: Inputs, out_dir: Path) -> Summary:
             write_json(out_dir / split / INFO_FILE, info.model_dump(mode="json"))
             figures |= {f"{split}_{name}": value for name, value in _figures(info, rows, dropped.rows - before).items()}
     if not figures["train_documents"]:
-        limit = f" of at most tokens.max_tokens = {config.max_tokens}" if config.max_tokens else ""
+        limit = (
+            f" of at most {config.max_tokens} tokens (the shortest `length` of the stages that read it)"
+            if config.max_tokens
+            else ""
+        )
         raise DataError(f"{corpus / 'train'}: no row{limit} to learn from among {figures['train_rows']}")
     warnings = []
     if dropped.rows:
         share = f"{dropped.rows} of {total} rows"
-        warnings = [f"{share} are longer than tokens.max_tokens = {config.max_tokens} and were left out"]
+        limit = f"{config.max_tokens} tokens, the shortest `length` of the stages that read them"
+        warnings = [f"{share} are longer than {limit}, and were left out"]
     first = TokenSet.open(out_dir / "train").document(0)[:256]
     return Summary(figures=figures, samples=[tokenizer.decode(first)], warnings=warnings)
 
@@ -265,7 +270,7 @@ def _drop(log: DropLog, config: TokensConfig, row: dict[str, Any], split: str, d
         line=row["line"],
         rule="max_tokens",
         reason="too_long",
-        detail=f"{lengths} tokens; tokens.max_tokens = {config.max_tokens}",
+        detail=f"{lengths} tokens, at most {config.max_tokens} are taken",
         text=json.dumps({name: row[name] for name in CONTENT[config.rows]}, ensure_ascii=False),
     )
 

@@ -31,7 +31,9 @@ def bits_per_byte(
     chosen = np.arange(token_set.num_documents) if documents is None else np.asarray(documents, np.int64)
     sizes = np.asarray(token_set.bytes)[chosen].astype(np.int64)
     if not sizes.sum():
-        raise DataError("bits per byte: the validation documents have no text; raise shard.validation_fraction")
+        raise DataError(
+            "bits per byte: the validation documents have no text; raise `validation_fraction` of the data spec"
+        )
     scored = document_log_probs(model, token_set, documents=chosen.tolist(), context=context, batch_tokens=batch_tokens)
     bits = -scored.sums / math.log(2)
     return Score(

@@ -53,7 +53,9 @@ def preference_score(scored: PairLogProbs, *, skipped: int = 0) -> PreferenceSco
     """The accuracy over scored pairs; a tie is no preference and counts as wrong. Raises DataError without pairs."""
     pairs = len(scored.margins)
     if not pairs:
-        raise DataError("preference accuracy: no pair to score; raise shard.validation_fraction or max_pair_tokens")
+        raise DataError(
+            "preference accuracy: no pair to score; raise `validation_fraction` of the data spec or max_pair_tokens"
+        )
     means = [side.sums / np.maximum(side.counts, 1) for side in (scored.chosen, scored.rejected)]
     right = int((scored.margins > 0).sum())
     return PreferenceScore(

@@ -121,7 +121,7 @@ def figures(evaluation: Evaluation) -> dict[str, int | float | str | None]:
 def _material(config: EvaluateConfig, inputs: Inputs, names: Sequence[str]) -> Material:
     text = TokenSet.open(inputs["tokens"].dir / "val")
     if not text.num_documents:
-        raise DataError("evaluate: the validation split has no documents; raise shard.validation_fraction")
+        raise DataError("evaluate: the validation split has no documents; raise `validation_fraction` of the data spec")
     trained_length = inputs["pretrain"].manifest.parts.config.get("length") if "pretrain" in inputs else None
     preferences, pairs, skipped = None, np.zeros(0, np.int64), 0
     if "preferences" in inputs:

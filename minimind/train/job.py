@@ -167,7 +167,9 @@ def _make_model(run: TrainRun, split: Split, ranks: Ranks, dtype: torch.dtype) -
         model = load_model(run.inputs["model"])
     vocabulary = split.tokens.info.vocab_size
     if model.config.vocab_size != vocabulary:
-        where = "`pretrain.model.vocab_size`" if run.stage == "pretrain" else "the model's vocabulary"
+        where = (
+            "the model's vocabulary (`tokenizer.vocab_size`)" if run.stage == "pretrain" else "the model's vocabulary"
+        )
         raise ConfigError(
             f"{where} is {model.config.vocab_size}, the tokens were made with {vocabulary}; make them equal"
         )
@@ -197,11 +199,19 @@ def _make_objectives(
         return both, both
     if isinstance(config, DpoConfig):
         splits = {"train": trained, **({"val": held_out} if held_out else {})}
+        steps = {"train": config.total_steps(trained.steps_per_epoch)}
         pairs = {
-            name: Pairs(split.batches, split.num_items, split.batch_items, config.micro_items)
+            name: Pairs(
+                split.batches,
+                split.num_items,
+                split.batch_items,
+                config.micro_items,
+                num_batches=steps.get(name, split.steps_per_epoch),
+            )
             for name, split in splits.items()
         }
-        key = fingerprint.digest({"inputs": run.fingerprints, "length": config.length, "dtype": str(dtype)})
+        arithmetic = {"length": config.length, "dtype": str(dtype), "seed": config.seed, **steps}
+        key = fingerprint.digest({"inputs": run.fingerprints, **arithmetic})
         known = references(run.out_dir / REFERENCE_FILE, model, pairs, ranks, key=key)
         made = {
             name: objectives.dpo(reference, beta=config.beta, label_smoothing=config.label_smoothing)

@@ -14,7 +14,6 @@ goes to `failure-<rank>.json`, and comes out here as the error of the stage. Not
 machines.
 """
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -106,10 +105,7 @@ def end_with_parent(signal_number: signal.Signals) -> None:
     if expected is None:  # started by hand
         return
     parent = int(expected)
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal_number, 0, 0, 0)
-    else:
+    if not runtime.end_with_parent(signal_number):
         threading.Thread(target=_watch, args=(parent, signal_number), daemon=True).start()
     if os.getppid() != parent:  # it died before we asked
         os.kill(os.getpid(), signal_number)
@@ -142,8 +138,8 @@ def _environment(run: TrainRun) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(threads),
-        # Threads that spin while they wait are 8 % faster alone and 2.5 times slower beside one busy process.
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        # libgomp's default spins for long: 5 % faster alone, 40 % slower beside one busy process (docs/log.md).
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
         "TORCH_CPP_LOG_LEVEL": "ERROR",
     }
 

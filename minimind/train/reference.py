@@ -32,6 +32,8 @@ class Pairs:
     num_pairs: int
     batch_pairs: int
     micro_pairs: int
+    num_batches: int
+    """How many are looked at; a training shorter than an epoch needs no reference for the rest."""
 
 
 def references(
@@ -59,11 +61,13 @@ def references(
 
 
 def _compute(model: Transformer, pairs: Pairs, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """(chosen_P, rejected_P) of every pair, on the CPU; each rank does its share."""
+    """(chosen_P, rejected_P) on the CPU, NaN for pairs that are never looked at; each rank does its share."""
     tables = torch.zeros(2, pairs.num_pairs, device=ranks.device)
+    unseen_P = torch.ones(pairs.num_pairs, dtype=torch.bool)
     with torch.no_grad():
-        for number in range(-(-pairs.num_pairs // pairs.batch_pairs)):
+        for number in range(min(pairs.num_batches, -(-pairs.num_pairs // pairs.batch_pairs))):
             batch = pairs.batches.batch(number)
+            unseen_P[torch.from_numpy(batch.items_B)] = False
             # the end of the last batch belongs to the next epoch; each pair is written once
             left = pairs.num_pairs - number * pairs.batch_pairs - ranks.share(pairs.batch_pairs)[0]
             for micro, _ in micro_batches(batch, pairs.batch_pairs, take_pairs, ranks, pairs.micro_pairs):
@@ -72,7 +76,7 @@ def _compute(model: Transformer, pairs: Pairs, ranks: Ranks) -> tuple[Tensor, Te
                 tables[0, items_P] = chosen_P[: len(items_P)]
                 tables[1, items_P] = rejected_P[: len(items_P)]
                 left -= len(chosen_P)
-    chosen_P, rejected_P = ranks.sum(tables).cpu()
+    chosen_P, rejected_P = ranks.sum(tables).cpu().masked_fill_(unseen_P, torch.nan)
     return chosen_P.clone(), rejected_P.clone()
 
 
