@@ -73,7 +73,7 @@ def environment(home: Path) -> dict[str, str]:
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": os.environ.get("MINIMIND_PREFECT_CONSOLE", "ERROR"),
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": os.environ.get("MINIMIND_PREFECT_CONSOLE", "CRITICAL"),
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -151,6 +151,7 @@ def start_deployments(home: Path, prefect_port: int, mlflow_port: int) -> Server
         "PREFECT_API_URL": f"http://{HOST}:{prefect_port}/api",
         "PREFECT_UI_URL": f"http://{HOST}:{prefect_port}",
         "MINIMIND_MLFLOW_URL": f"http://{HOST}:{mlflow_port}",
+        "MINIMIND_PREFECT_CONSOLE": "INFO",
     }
     ready = home / "logs" / "deployments.ready"
     ready.unlink(missing_ok=True)

@@ -28,6 +28,9 @@ app = typer.Typer(
 )
 console = Console()
 
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended: 128 + SIGINT, as shells have it."""
+
 RecipeOption = Annotated[str, typer.Option("--recipe", "-r", help="A recipe's name, or the path of a TOML file.")]
 DataOption = Annotated[Optional[str], typer.Option("--data", "-d", help="A data spec's name or path.")]  # noqa: UP045
 Overrides = Annotated[
@@ -47,15 +50,14 @@ ModelArgument = Annotated[
 def main() -> None:
     """Entry point: every expected error becomes one line and an exit code."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger().handlers[0].setLevel(logging.WARNING)  # Prefect's loggers have levels of their own
+    handler = logging.getLogger().handlers[0]
+    handler.setLevel(logging.WARNING)  # Prefect's loggers have levels of their own
+    handler.addFilter(lambda record: not record.name.startswith("prefect"))  # said by the progress display
     try:
         app()
     except MiniMindError as error:
         Console(stderr=True).print(f"[red]error:[/red] {_plain(error)}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on from where it was", highlight=False)
-        sys.exit(130)
 
 
 @app.callback()
@@ -84,7 +86,11 @@ def run(
     """
     local = _local()
     given = {"recipe": recipe, "data": data, "overrides": override, "refresh": refresh, **_pairs(parameter)}
-    uri = local.run(stage, _accepted(local, stage, given), console=console)
+    try:
+        uri = local.run(stage, _accepted(local, stage, given), console=console)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from where it was", highlight=False)
+        raise typer.Exit(INTERRUPTED) from None
     _say_how_to_go_on(local, stage, uri)
 
 

@@ -36,14 +36,15 @@ class Up:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "MINIMIND_"))}
         self.shell = {**clean, "PREFECT_API_URL": f"http://127.0.0.1:{self.ports[0]}/api", "COLUMNS": "200"}
         command = [BIN / "minimind", "up", "--prefect-port", str(self.ports[0]), "--mlflow-port", str(self.ports[1])]
-        self.log = (directory / "up.log").open("w+")
+        self.log = directory / "up.log"
         environment = {**clean, "MINIMIND_HOME": str(directory / "home"), "COLUMNS": "200"}
-        self.process = subprocess.Popen(
-            command, cwd=CHECKOUT, env=environment, stdout=self.log, stderr=subprocess.STDOUT
-        )
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                command, cwd=CHECKOUT, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
 
     def said(self) -> str:
-        return Path(self.log.name).read_text()
+        return self.log.read_text()
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + 180
