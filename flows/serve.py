@@ -132,7 +132,7 @@ def start_prefect(home: Path, port: int) -> Server:
 
 def start_mlflow(home: Path, port: int) -> Server:
     """Start the MLflow server on the store's database, or on the one `MLFLOW_TRACKING_URI` names."""
-    from tasks.tracking import create_database, default_tracking_uri
+    from tasks.runs import create_database, default_tracking_uri
 
     uri = default_tracking_uri(home)
     if uri.startswith("http"):

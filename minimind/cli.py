@@ -46,6 +46,16 @@ ModelArgument = Annotated[
     str, typer.Argument(help="chat (the published one), dpo, sft, …; a models:/ URI; or a directory.")
 ]
 
+System = Annotated[Optional[str], typer.Option(help="A system prompt.")]  # noqa: UP045
+Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
+TopK = Annotated[int, typer.Option(help="Keep so many likeliest tokens; 0 keeps all.")]
+TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens that reach this probability.")]
+RepetitionPenalty = Annotated[float, typer.Option(help="Above 1, used tokens become less likely.")]
+MaxTokens = Annotated[int, typer.Option(help="Longest answer.")]
+Stop = Annotated[Optional[list[str]], typer.Option(help="End an answer before this text.")]  # noqa: UP045
+Seed = Annotated[Optional[int], typer.Option(help="Same seed, same answers.")]  # noqa: UP045
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+
 
 def main() -> None:
     """Entry point: every expected error becomes one line and an exit code."""
@@ -125,15 +135,15 @@ def up(
 @app.command()
 def chat(
     model: ModelArgument = "chat",
-    system: Annotated[Optional[str], typer.Option(help="A system prompt.")] = None,  # noqa: UP045
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.7,
-    top_k: Annotated[int, typer.Option(help="Keep so many likeliest tokens; 0 keeps all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens that reach this probability.")] = 0.9,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1, used tokens become less likely.")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 256,
-    stop: Annotated[Optional[list[str]], typer.Option(help="End an answer before this text.")] = None,  # noqa: UP045
-    seed: Annotated[Optional[int], typer.Option(help="Same seed, same answers.")] = None,  # noqa: UP045
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    system: System = None,
+    temperature: Temperature = 0.7,
+    top_k: TopK = 0,
+    top_p: TopP = 0.9,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    max_tokens: MaxTokens = 256,
+    stop: Stop = None,
+    seed: Seed = None,
+    device: Device = "auto",
 ) -> None:
     """Talk to a model in the terminal.
 
@@ -151,15 +161,15 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What to go on from; `-` reads standard input.")],
     model: Annotated[str, typer.Option("--model", "-m", help="As for `chat`.")] = "chat",
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text itself, without the chat format.")] = False,
-    system: Annotated[Optional[str], typer.Option(help="A system prompt.")] = None,  # noqa: UP045
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.7,
-    top_k: Annotated[int, typer.Option(help="Keep so many likeliest tokens; 0 keeps all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens that reach this probability.")] = 0.9,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1, used tokens become less likely.")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 256,
-    stop: Annotated[Optional[list[str]], typer.Option(help="End the text before this.")] = None,  # noqa: UP045
-    seed: Annotated[Optional[int], typer.Option(help="Same seed, same text.")] = None,  # noqa: UP045
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    system: System = None,
+    temperature: Temperature = 0.7,
+    top_k: TopK = 0,
+    top_p: TopP = 0.9,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    max_tokens: MaxTokens = 256,
+    stop: Stop = None,
+    seed: Seed = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Answer one prompt.

@@ -49,7 +49,7 @@ def explain(old: Parts, new: Parts) -> list[str]:
         lines.append(f"format {old.format_version} → {new.format_version}")
     groups = {"config": "config", "inputs": "input", "sources": "source", "code": "code"}
     for field, word in groups.items():
-        before, after = _flatten(getattr(old, field)), _flatten(getattr(new, field))
+        before, after = flatten(getattr(old, field)), flatten(getattr(new, field))
         for key in sorted({*before, *after}):
             if before.get(key) != after.get(key):
                 lines.append(f"{word} {key}: {before.get(key, '(none)')} → {after.get(key, '(none)')}")
@@ -112,11 +112,12 @@ def _module_path(name: str) -> Path:
     return Path(spec.origin)
 
 
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
     flat: dict[str, Any] = {}
     for key, inner in value.items():
         if isinstance(inner, Mapping):
-            flat.update(_flatten(inner, f"{prefix}{key}."))
+            flat.update(flatten(inner, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = inner
     return flat

@@ -8,15 +8,14 @@ only *plans* walks the same flow and runs nothing.
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 from prefect import get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
@@ -25,14 +24,13 @@ from minimind.artifact import Artifact, Inputs, Manifest, Store, open_artifact
 from minimind.config import Config
 from minimind.data.documents import RowKind
 from minimind.data.spec import DataSpec, kinds
-from minimind.errors import ArtifactError, ConfigError, MiniMindError, ServiceError
-from minimind.events import Event
+from minimind.errors import ArtifactError, ConfigError, ServiceError
 from minimind.fingerprint import Parts, explain
 from minimind.recipe import Recipe
 from minimind.stage import Stage, build
 from tasks.display import Display
-from tasks.follow import Follower
-from tasks.tracking import CHAMPION, Registration, Tracker, label_of
+from tasks.recording import Recording, one_line, show_in_prefect
+from tasks.tracking import CHAMPION, Tracker, label_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +76,8 @@ class Pipeline:
             self.display.warn(f"{problem} — it is built again now")
         uri = self._run(stage, config, inputs, label=label, fingerprint=fingerprint, whole=found is not None)
         self.steps.append(Step(label, parts, reused, uri=uri))
+        if FlowRunContext.get():  # the flow's own page shows only the flow's own lines
+            get_run_logger().info("%s: %s %s", label, "reused" if reused else "made", uri or fingerprint)
         return self._take(uri, stage.name, fingerprint)
 
     @property
@@ -112,10 +112,14 @@ class Pipeline:
 
     def name_champions(self, models: Sequence[Artifact]) -> None:
         """Point `@champion` at the versions of these models."""
-        registrations = [self.tracker.registration(model) for model in models] if self.tracker else []
-        for registration in registrations:
-            if registration and registration.name and self.tracker:
-                self.tracker.set_alias(registration, CHAMPION)
+        if self.tracker is None:
+            return
+        try:
+            for model in models:
+                if (registration := self.tracker.registration(model)) and registration.name:
+                    self.tracker.set_alias(registration, CHAMPION)
+        except self.tracker.failures as error:
+            self.display.warn(f"MLflow does not know the champions yet ({one_line(error)}); publish again to say so")
 
     def take(self, uri: str) -> Artifact:
         """The artifact a registry URI or directory names, for a stage that is run alone."""
@@ -195,7 +199,7 @@ def _stage_task(work: Callable[[], str | None], ran: list[bool]) -> str | None:
 def _build_and_record(pipeline: Pipeline, stage: Stage[Any], config: Config, inputs: Inputs, label: str) -> str | None:
     pipeline.display.started(label)
     context = dict(pipeline.context)
-    tracked = _Tracked(pipeline, label, stage, context)
+    tracked = Recording(pipeline, label, stage, context)
     try:
         with _device_slot(pipeline, stage), tracked.following():
             artifact, reused = build(
@@ -216,125 +220,14 @@ def _build_and_record(pipeline: Pipeline, stage: Stage[Any], config: Config, inp
     pipeline.display.finished(label, f"{words}  {uri or artifact.fingerprint}")
     if not reused and stage.name != "publish":  # which repeats, in its report card, what was said before
         pipeline.display.warnings(label, artifact.summary().warnings)
-    _show_in_prefect(artifact, registration, pipeline, label)
+    show_in_prefect(artifact, registration, pipeline, label)
     return uri
-
-
-class _Tracked:
-    """The MLflow run and the event follower of one stage that is being built."""
-
-    def __init__(self, pipeline: Pipeline, label: str, stage: Stage[Any], context: dict[str, str]) -> None:
-        self._pipeline, self._label, self._stage, self._context = pipeline, label, stage, context
-        self._run_id: str | None = None
-        self._follower: Follower | None = None
-
-    @contextmanager
-    def following(self) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            if self._follower:
-                self._follower.__exit__()
-
-    def start(self, scratch: Path) -> None:
-        """Open the run, or go on with the one an interrupted try of the same stage left, and follow."""
-        pipeline, tracker = self._pipeline, self._pipeline.tracker
-        note = scratch.with_suffix(".run")  # beside the scratch directory: no part of the artifact
-        sinks: dict[str, Callable[[list[Event]], None]] = {"display": lambda e: pipeline.display.events(self._label, e)}
-        delivered = -1
-        if tracker:
-            with self._tolerant("could not open a run"):
-                tags = {"stage": self._stage.name, **self._context}
-                before = note.read_text() if note.exists() and self._stage.resumable else None
-                self._run_id = before or tracker.begin(self._label, tags=tags, parent=pipeline.run_id)
-                if before:
-                    tracker.resume(before)
-                    delivered = tracker.last_step(before)
-                note.write_text(self._run_id)
-                self._context["mlflow_run_id"] = self._run_id
-        if tracker and self._run_id:
-            run_id = self._run_id
-            sinks["MLflow"] = lambda events: tracker.log_steps(run_id, events)
-        if FlowRunContext.get():
-            sinks["Prefect"] = _prefect_sink(self._label)
-        self._follower = Follower(scratch, sinks, skip_to_step=delivered).__enter__()
-
-    def record(self, artifact: Artifact) -> Registration | None:
-        """Complete the run and register the artifact; a tracker that is down is made good by `minimind sync`."""
-        tracker = self._pipeline.tracker
-        if tracker is None:
-            return None
-        self._pipeline.store.scratch(artifact.kind, artifact.fingerprint).with_suffix(".run").unlink(missing_ok=True)
-        done = tracker.registration(artifact)
-        if done and not self._run_id:
-            return done
-        with self._tolerant(f"does not know {self._label} yet; `minimind sync` sends it later"):
-            return tracker.record(artifact, run_id=self._run_id, parent=self._pipeline.run_id)
-        return None
-
-    def failed(self, error: BaseException) -> None:
-        killed = not isinstance(error, Exception)
-        self._pipeline.display.failed(self._label, "stopped" if killed else _one_line(error))
-        if self._pipeline.tracker and self._run_id:
-            with self._tolerant("could not close a run"):
-                self._pipeline.tracker.end(self._run_id, "KILLED" if killed else "FAILED")
-
-    @contextmanager
-    def _tolerant(self, words: str) -> Iterator[None]:
-        failures = self._pipeline.tracker.failures if self._pipeline.tracker else ()
-        try:
-            yield
-        except failures as error:
-            self._pipeline.display.warn(f"MLflow {words} ({_one_line(error)})")
 
 
 def _device_slot(pipeline: Pipeline, stage: Stage[Any]) -> Any:
     """Trainings take turns on a machine. A file lock, because the kernel frees it when its holder is killed."""
+    pipeline.store.root.mkdir(parents=True, exist_ok=True)
     return FileLock(pipeline.store.root / ".accelerator.lock") if stage.launches else nullcontext()
-
-
-def _prefect_sink(label: str) -> Callable[[list[Event]], None]:
-    """Progress artifact and throttled log lines of a stage on the Prefect page of its run."""
-    log = get_run_logger()
-    key = label.replace("_", "-")
-    artifact_id = create_progress_artifact(progress=0.0, key=f"{key}-progress", description=f"{label}: progress")
-    last_time = [0.0]
-
-    def deliver(events: list[Event]) -> None:
-        for event in events:
-            if event.kind == "log":
-                log.warning(event.message) if event.level == "warning" else log.info(event.message)
-        moving = [event for event in events if event.kind != "log" and event.total]
-        if moving and moving[-1].time - last_time[0] > 5:
-            event, last_time[0] = moving[-1], moving[-1].time
-            log.info("%s/%s %s", event.step, event.total, _figures_line(event.metrics) or event.message)
-            update_progress_artifact(artifact_id=artifact_id, progress=min(100.0, 100 * event.step / event.total))
-
-    return deliver
-
-
-def _show_in_prefect(artifact: Artifact, registration: Registration | None, pipeline: Pipeline, label: str) -> None:
-    """A page of figures with the link to MLflow; the report card as it is."""
-    if not FlowRunContext.get():
-        return
-    lines = [
-        f"# {label}",
-        "",
-        f"`{registration.uri if registration and registration.uri else artifact.fingerprint}`",
-        "",
-    ]
-    if registration and pipeline.tracker:
-        link = pipeline.tracker.links.run(pipeline.tracker.experiment_id, registration.run_id)
-        lines += [f"[MLflow run]({link})", ""]
-    summary = artifact.summary()
-    lines += ["| figure | value |", "|---|---|", *(f"| {k} | {v} |" for k, v in summary.figures.items())]
-    lines += ["", *(f"- {warning}" for warning in summary.warnings)]
-    if summary.samples:
-        lines += ["", "## Samples", "```text", *summary.samples[:5], "```"]
-    create_markdown_artifact("\n".join(lines), key=f"{label.replace('_', '-')}", description=f"{label}: figures")
-    if (artifact.dir / "report.md").exists():
-        card = (artifact.dir / "report.md").read_text(encoding="utf-8")
-        create_markdown_artifact(card, key="report-card", description="Report card")
 
 
 def _planned(store: Store, parts: Parts) -> Artifact:
@@ -353,15 +246,6 @@ def _planned(store: Store, parts: Parts) -> Artifact:
         host={},
     )
     return Artifact(store.path(parts.stage, fingerprint), manifest)
-
-
-def _figures_line(metrics: Mapping[str, float | None]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error) if isinstance(error, MiniMindError) else f"{type(error).__name__}: {error}"
-    return text.strip().splitlines()[0][:300] if text.strip() else type(error).__name__
 
 
 def prefect_link() -> str:

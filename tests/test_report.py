@@ -322,7 +322,8 @@ def test_findings_are_about_what_is_wrong_and_nothing_else(evaluation: Artifact)
     assert preference is not None
     assert "lost 3.0%" in changed("dpo", score=score.replace(bits_per_byte=1.03))[0]
     worse = changed("sft", score=score.replace(bits_per_byte=1.8))[0]
-    assert "needed by sft (1.800)." in worse and "pretrain" not in worse
+    assert "sft needs 80% more bits per byte of plain text than pretrain" in worse
+    assert "needed by pretrain (1.800)." in changed("pretrain", score=score.replace(bits_per_byte=1.8))[0]
     near = preference.replace(accuracy=0.52, interval=Interval(low=0.47, high=0.57))
     assert "that may be chance" in changed("dpo", preference=near)[0]
     loop = Answer(prompt="?", text="a a a", tokens=9, ended_by_stop=True, repetition=0.9)

@@ -13,7 +13,8 @@ from minimind.errors import MissingError, ServiceError
 from minimind.events import EVENTS_FILE, EventWriter, read_events
 from minimind.stage import Stage, build
 from tasks import tracking
-from tasks.tracking import Tracker, create_database, label_of, registry_name
+from tasks.runs import create_database
+from tasks.tracking import Tracker, label_of, registry_name
 
 
 class TrainConfig(Config):
@@ -31,8 +32,10 @@ def train(config: TrainConfig, inputs, out_dir: Path) -> Summary:
 
 TRACKER_IN_A_PROCESS = """
 from pathlib import Path
+from minimind.artifact import Store
 from tasks.tracking import Tracker
-print(Tracker(Path({home!r})).{ask})
+home = {home!r}
+print(Tracker(Path(home)).{ask})
 """
 
 SFT = Stage("sft", train)
@@ -61,8 +64,8 @@ def test_an_artifact_is_recorded_with_its_steps_figures_and_a_version(tracker: T
     assert registration.uri == "models:/minimind-sft/1"
     assert run.info.status == "FINISHED"
     assert (run.data.params["lr"], run.data.tags["recipe"]) == ("0.1", "tiny")
-    assert run.data.metrics["summary/validation_loss"] == 0.2
-    assert run.data.tags["summary.note"] == "fine"
+    assert run.data.metrics["validation_loss"] == 0.2
+    assert (run.data.tags["summary.note"], run.data.tags["summary.validation_loss"]) == ("fine", "0.2")
     history = tracker.client.get_metric_history(registration.run_id, "loss")
     assert [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)] == [(s, 1 / s) for s in range(1, 6)]
 
@@ -121,6 +124,17 @@ def test_sync_delivers_what_was_made_while_the_tracker_was_away(tracker: Tracker
     assert [r.name for r in tracker.sync(Store(home))] == ["minimind-sft", "minimind-dpo"]
     assert tracker.sync(Store(home)) == []
     assert tracker.registration(sft)
+
+
+def test_a_database_that_was_deleted_is_filled_again_from_the_artifacts(sft: Artifact, home: Path):
+    """The truth lies in the store; notes of what was registered must not outlive the registry."""
+    command = [sys.executable, "-c", TRACKER_IN_A_PROCESS.format(home=str(home), ask="sync(Store(Path(home)))")]
+    for _ in range(2):
+        subprocess.run(command, capture_output=True, text=True, check=True)
+    assert Tracker(home).registration(sft)
+    (home / "mlflow.db").unlink()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "minimind-sft" in done.stdout
 
 
 def test_a_server_that_is_down_is_one_clear_error_within_seconds(home: Path):

@@ -1,0 +1,144 @@
+"""A stage that is being built, as others see it: its MLflow run, its Prefect page, the terminal.
+
+All of them are views. One that is down costs the stage nothing; `minimind sync` makes MLflow good.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import get_run_logger
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.context import FlowRunContext
+
+from minimind.artifact import Artifact
+from minimind.errors import MiniMindError
+from minimind.events import Event
+from minimind.stage import Stage
+from tasks.follow import Follower
+from tasks.tracking import Registration
+
+if TYPE_CHECKING:
+    from tasks.stage import Pipeline
+
+
+class Recording:
+    """The MLflow run and the event follower of one stage that is being built."""
+
+    def __init__(self, pipeline: "Pipeline", label: str, stage: Stage[Any], context: dict[str, str]) -> None:
+        self._pipeline, self._label, self._stage, self._context = pipeline, label, stage, context
+        self._run_id: str | None = None
+        self._follower: Follower | None = None
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            if self._follower:
+                self._follower.__exit__()
+
+    def start(self, scratch: Path) -> None:
+        """Open the run, or go on with the one an interrupted try of the same stage left, and follow."""
+        pipeline, tracker = self._pipeline, self._pipeline.tracker
+        note = scratch.with_suffix(".run")  # beside the scratch directory: no part of the artifact
+        sinks: dict[str, Callable[[list[Event]], None]] = {"display": lambda e: pipeline.display.events(self._label, e)}
+        delivered = -1
+        if tracker:
+            with self._tolerant("could not open a run"):
+                tags = {"stage": self._stage.name, **self._context}
+                before = note.read_text() if note.exists() and self._stage.resumable else None
+                self._run_id = before or tracker.begin(self._label, tags=tags, parent=pipeline.run_id)
+                if before:
+                    tracker.resume(before)
+                    delivered = tracker.last_step(before)
+                note.write_text(self._run_id)
+                self._context["mlflow_run_id"] = self._run_id
+        if tracker and self._run_id:
+            run_id = self._run_id
+            sinks["MLflow"] = lambda events: tracker.log_steps(run_id, events)
+        if FlowRunContext.get():
+            sinks["Prefect"] = _prefect_sink(self._label)
+        self._follower = Follower(scratch, sinks, skip_to_step=delivered).__enter__()
+
+    def record(self, artifact: Artifact) -> Registration | None:
+        """Complete the run and register the artifact; a tracker that is down is made good by `minimind sync`."""
+        tracker = self._pipeline.tracker
+        if tracker is None:
+            return None
+        self._pipeline.store.scratch(artifact.kind, artifact.fingerprint).with_suffix(".run").unlink(missing_ok=True)
+        done = tracker.registration(artifact)
+        if done and not self._run_id:
+            return done
+        with self._tolerant(f"does not know {self._label} yet; `minimind sync` sends it later"):
+            return tracker.record(artifact, run_id=self._run_id, parent=self._pipeline.run_id)
+        return None
+
+    def failed(self, error: BaseException) -> None:
+        killed = not isinstance(error, Exception)
+        self._pipeline.display.failed(self._label, "stopped" if killed else one_line(error))
+        if self._pipeline.tracker and self._run_id:
+            with self._tolerant("could not close a run"):
+                self._pipeline.tracker.end(self._run_id, "KILLED" if killed else "FAILED")
+
+    @contextmanager
+    def _tolerant(self, words: str) -> Iterator[None]:
+        failures = self._pipeline.tracker.failures if self._pipeline.tracker else ()
+        try:
+            yield
+        except failures as error:
+            self._pipeline.display.warn(f"MLflow {words} ({one_line(error)})")
+
+
+def show_in_prefect(artifact: Artifact, registration: Registration | None, pipeline: "Pipeline", label: str) -> None:
+    """A page of figures with the link to MLflow; the report card as it is."""
+    if not FlowRunContext.get():
+        return
+    lines = [
+        f"# {label}",
+        "",
+        f"`{registration.uri if registration and registration.uri else artifact.fingerprint}`",
+        "",
+    ]
+    if registration and pipeline.tracker:
+        link = pipeline.tracker.links.run(pipeline.tracker.experiment_id, registration.run_id)
+        lines += [f"[MLflow run]({link})", ""]
+    summary = artifact.summary()
+    lines += ["| figure | value |", "|---|---|", *(f"| {k} | {v} |" for k, v in summary.figures.items())]
+    lines += ["", *(f"- {warning}" for warning in summary.warnings)]
+    if summary.samples:
+        lines += ["", "## Samples", "```text", *summary.samples[:5], "```"]
+    create_markdown_artifact("\n".join(lines), key=f"{label.replace('_', '-')}", description=f"{label}: figures")
+    if (artifact.dir / "report.md").exists():
+        card = (artifact.dir / "report.md").read_text(encoding="utf-8")
+        create_markdown_artifact(card, key="report-card", description="Report card")
+
+
+def _prefect_sink(label: str) -> Callable[[list[Event]], None]:
+    """Progress artifact and throttled log lines of a stage on the Prefect page of its run."""
+    log = get_run_logger()
+    key = label.replace("_", "-")
+    artifact_id = create_progress_artifact(progress=0.0, key=f"{key}-progress", description=f"{label}: progress")
+    last_time = [0.0]
+
+    def deliver(events: list[Event]) -> None:
+        for event in events:
+            if event.kind == "log":
+                log.warning(event.message) if event.level == "warning" else log.info(event.message)
+        moving = [event for event in events if event.kind != "log" and event.total]
+        if moving and moving[-1].time - last_time[0] > 5:
+            event, last_time[0] = moving[-1], moving[-1].time
+            log.info("%s/%s %s", event.step, event.total, _figures_line(event.metrics) or event.message)
+            update_progress_artifact(artifact_id=artifact_id, progress=min(100.0, 100 * event.step / event.total))
+
+    return deliver
+
+
+def _figures_line(metrics: Mapping[str, float | None]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
+
+
+def one_line(error: BaseException) -> str:
+    text = str(error) if isinstance(error, MiniMindError) else f"{type(error).__name__}: {error}"
+    return text.strip().splitlines()[0][:300] if text.strip() else type(error).__name__

@@ -1,0 +1,195 @@
+"""MLflow runs and their metrics: one experiment in a SQLite file of the store, or on a server.
+
+`tracking` builds on this and adds what an artifact says of itself, and the registry. Only these two
+modules import MLflow.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock
+
+from minimind import runtime
+from minimind.errors import ServiceError
+from minimind.events import Event
+
+EXPERIMENT = "minimind"
+METRICS_A_CALL = 1000  # MLflow's own limit for one log_batch
+
+
+def default_tracking_uri(home: Path) -> str:
+    """`MLFLOW_TRACKING_URI`, else a SQLite file in the store."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+
+
+def create_database(home: Path) -> None:
+    """Make the SQLite file once: under a lock, under another name, then renamed.
+
+    MLflow's first start on an empty file is not safe against a kill or a second process.
+    """
+    path = home / "mlflow.db"
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / ".mlflow.lock"):
+        if path.exists():
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        unfinished = home / ".mlflow.new.db"
+        unfinished.unlink(missing_ok=True)
+        store = SqlAlchemyStore(f"sqlite:///{unfinished}", (home / "mlartifacts").as_uri())
+        store.engine.dispose()
+        runtime.fsync_path(unfinished)
+        unfinished.rename(path)
+
+
+@dataclass(frozen=True)
+class Links:
+    """Addresses of the two pages, for the links from one to the other."""
+
+    mlflow: str = "http://127.0.0.1:5000"
+
+    def run(self, experiment_id: str, run_id: str) -> str:
+        # MLflow 3 opens a page in its view for agents unless the link says otherwise.
+        return f"{self.mlflow}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+
+
+class Runs:
+    """One tracking server or database, and the experiment in it."""
+
+    def __init__(self, home: Path, uri: str | None = None) -> None:
+        """Connect, and create the SQLite database and the experiment where they are not there. Raises ServiceError."""
+        self.home = home
+        self.uri = uri or default_tracking_uri(home)
+        # A dead server must cost seconds: by default a call blocks for four minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        import mlflow
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        if self.uri == f"sqlite:///{home / 'mlflow.db'}":
+            create_database(home)
+        mlflow.set_tracking_uri(self.uri)
+        self.client = MlflowClient()
+        self.failures: tuple[type[BaseException], ...] = (MlflowException, OSError)
+        self.links = Links(
+            os.environ.get("MINIMIND_MLFLOW_URL") or (self.uri if self.uri.startswith("http") else Links.mlflow)
+        )
+        try:
+            self.experiment_id = self._experiment()
+        except self.failures as error:
+            raise ServiceError(f"MLflow at {self.uri} does not answer: {_first_line(error)}") from None
+
+    def begin(self, name: str, *, tags: Mapping[str, str], parent: str | None = None) -> str:
+        """Start a run and give its id."""
+        own = _owner() | ({"mlflow.parentRunId": parent} if parent else {})
+        run = self.client.create_run(self.experiment_id, run_name=name, tags={**clean_tags(tags), **own})
+        return run.info.run_id
+
+    def resume(self, run_id: str) -> None:
+        """Go on with a run that an interrupted process left; it is this process's now."""
+        self.client.update_run(run_id, status="RUNNING")
+        for name, value in _owner().items():
+            self.client.set_tag(run_id, name, value)
+
+    def end(self, run_id: str, status: str) -> None:
+        """Close a run: FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(run_id, status)
+
+    def log_steps(self, run_id: str, events: Iterable[Event]) -> None:
+        """Write the figures of `events` as metrics, with the time each was made."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(name, value, int(event.time * 1000), event.step)
+            for event in events
+            for name, value in event.metrics.items()
+            if value is not None
+        ]
+        for start in range(0, len(metrics), METRICS_A_CALL):
+            self.client.log_batch(run_id, metrics=metrics[start : start + METRICS_A_CALL])
+
+    def last_step(self, run_id: str) -> int:
+        """The last training step whose loss this run has; -1 for none."""
+        return max((metric.step for metric in self.client.get_metric_history(run_id, "loss")), default=-1)
+
+    def reap(self) -> int:
+        """End the runs that a killed process of this machine left RUNNING; says how many."""
+        alive = {f"{p.pid}@{p.info['create_time']:.2f}" for p in psutil.process_iter(["create_time"])}
+        here = f"attributes.status = 'RUNNING' and tags.host = '{runtime.host()['name']}'"
+        dead = [
+            run
+            for run in self.client.search_runs([self.experiment_id], here)
+            if run.data.tags.get("process") not in alive
+        ]
+        for run in dead:
+            self.client.set_tag(run.info.run_id, "ended_by", "the next start: its process was gone")
+            self.end(run.info.run_id, "KILLED")
+        return len(dead)
+
+    def newest_runs(self, count: int) -> list[dict[str, Any]]:
+        """The newest runs: when, what, how it ended, what it made, its page."""
+        found = self.client.search_runs(
+            [self.experiment_id], order_by=["attributes.start_time DESC"], max_results=count
+        )
+        return [
+            {
+                "started": datetime.fromtimestamp(run.info.start_time / 1000).isoformat(sep=" ", timespec="minutes"),
+                "name": run.info.run_name,
+                "status": run.info.status,
+                "minutes": ((run.info.end_time or time.time() * 1000) - run.info.start_time) / 60_000,
+                "made": run.data.tags.get("registered", run.data.tags.get("fingerprint", "")),
+                "page": self.links.run(self.experiment_id, run.info.run_id),
+            }
+            for run in found
+        ]
+
+    def _experiment(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            location = None if self.uri.startswith("http") else (self.home / "mlartifacts").as_uri()
+            try:
+                created = self.client.create_experiment(EXPERIMENT, artifact_location=location)
+            except MlflowException:  # another process was faster
+                return self.client.get_experiment_by_name(EXPERIMENT).experiment_id
+            # The page opens in its tracing view without this.
+            self.client.set_experiment_tag(created, "mlflow.experimentKind", "custom_model_development")
+            return created
+        return found.experiment_id
+
+    def log_missing(self, run_id: str, events: list[Event]) -> None:
+        """Write the points of every curve that come after the last one the run has of it."""
+        names = {name for event in events for name in event.metrics}
+        last = {
+            name: max((point.step for point in self.client.get_metric_history(run_id, name)), default=-1)
+            for name in names
+        }
+        missing = [
+            event.replace(metrics={name: value for name, value in event.metrics.items() if event.step > last[name]})
+            for event in events
+        ]
+        self.log_steps(run_id, missing)
+
+
+def _owner() -> dict[str, str]:
+    """Tags by which a later start can see that the process behind a run is gone."""
+    process = psutil.Process()
+    return {"host": runtime.host()["name"], "process": f"{process.pid}@{process.create_time():.2f}"}
+
+
+def clean_tags(tags: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value)[:5000] for name, value in tags.items() if value not in (None, "")}
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
