@@ -77,7 +77,7 @@ class Recording:
 
     def failed(self, error: BaseException) -> None:
         killed = not isinstance(error, Exception)
-        self._pipeline.display.failed(self._label, "stopped" if killed else one_line(error))
+        self._pipeline.display.failed(self._label, "stopped" if killed else "failed")
         if self._pipeline.tracker and self._run_id:
             with self._tolerant("could not close a run"):
                 self._pipeline.tracker.end(self._run_id, "KILLED" if killed else "FAILED")
