@@ -35,7 +35,7 @@ def parameters_of(name: str) -> set[str]:
 
 def run(name: str, parameters: dict[str, Any], *, console: Console) -> str:
     """Run a flow to its end and give the registry URI of what it made. Raises StageError where a stage fails."""
-    from prefect.exceptions import ParameterTypeError
+    from prefect.exceptions import ParameterTypeError, TerminationSignal
 
     from tasks.display import Display
     from tasks.pipeline import showing
@@ -47,14 +47,18 @@ def run(name: str, parameters: dict[str, Any], *, console: Console) -> str:
         raise ConfigError(f"{name}: {' '.join(str(error).split())}") from None
     if name == FULL and not parameters.get("refresh") and (done := _all_there(parameters)):
         console.print(f"[green]✓[/green] all {len(done)} stages are there already; nothing to run", highlight=False)
-        return _published(parameters)
+        return _published(done[-1])
+    serve.stop_on_signals()
     with serve.prefect_for_one_run(console), showing(Display(console)):
         try:
             return flow(**parameters)
         except MiniMindError:
             raise
+        except TerminationSignal:  # Prefect's own handler of SIGTERM was in place
+            raise KeyboardInterrupt from None
         except Exception as error:
-            raise StageError(f"{name} failed: {type(error).__name__}: {error}") from error
+            hint = "MINIMIND_TRACEBACK=1 shows where"
+            raise StageError(f"{name} failed: {type(error).__name__}: {error} ({hint})") from error
 
 
 def plan(parameters: dict[str, Any], *, console: Console, as_json: bool) -> None:
@@ -189,10 +193,10 @@ def _all_there(parameters: dict[str, Any]) -> list[Any]:
     return steps if all(tracker.registration(open_artifact(path)) for path in paths) else []
 
 
-def _published(parameters: dict[str, Any]) -> str:
+def _published(last: Any) -> str:
+    """The registry URI of what a pipeline's last step made; its directory where no registry answers."""
     from tasks.tracking import Tracker
 
-    last = _plan(parameters)[-1]
     artifact = open_artifact(Store().path(last.parts.stage, last.parts.fingerprint()))
     try:
         registration = Tracker(runtime.home()).registration(artifact)

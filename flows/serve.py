@@ -82,6 +82,16 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
+def stop_on_signals() -> None:
+    """Have SIGINT and SIGTERM raise KeyboardInterrupt here, also where a shell's `&` made SIGINT ignored."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+
+
 @contextmanager
 def prefect_for_one_run(console: Console, *, share: bool = True) -> Iterator[str]:
     """Inside, Prefect has a server, whose address this gives: with `share` the one that is up, else one of our own."""
@@ -165,7 +175,7 @@ def up(console: Console, *, prefect_port: int = PREFECT_PORT, mlflow_port: int =
     for name, port in (("prefect", prefect_port), ("mlflow", mlflow_port)):
         if not _is_free(port):
             raise ServiceError(f"port {port} is taken; end what listens there, or give --{name}-port")
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    stop_on_signals()
     with ExitStack() as stack:
         servers = []
         for start in (lambda: start_prefect(home, prefect_port), lambda: start_mlflow(home, mlflow_port)):
@@ -225,9 +235,15 @@ def _start(
             cwd=runtime.CHECKOUT,
             env={**os.environ, **environment(home), **extra},
             start_new_session=True,
-            preexec_fn=runtime.end_with_parent,
+            preexec_fn=_before_exec,
         )
     return Server(name, process, is_healthy, log)
+
+
+def _before_exec() -> None:
+    """In the child: end with us, and hear SIGINT even if we were started with `&`, where it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    runtime.end_with_parent()
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

@@ -66,6 +66,8 @@ def main() -> None:
     try:
         app()
     except MiniMindError as error:
+        if os.environ.get("MINIMIND_TRACEBACK"):
+            raise
         Console(stderr=True).print(f"[red]error:[/red] {_plain(error)}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
 

@@ -96,13 +96,18 @@ def test_a_plain_shell_runs_the_pipeline_and_then_one_stage(up: Up):
     assert {run["state_name"] for run in runs} == {"Completed"}
 
 
-def test_ctrl_c_takes_everything_down(tmp_path: Path):
-    """No server, worker or training may outlive the shell it was started in."""
-    started = Up(tmp_path)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_takes_everything_down(tmp_path: Path, number: int):
+    """No server, worker or training may outlive its shell; nor one started with `&`, which ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        started = Up(tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     started.wait_until_ready()
     family = psutil.Process(started.process.pid).children(recursive=True)
     assert len(family) >= 3
-    started.process.send_signal(signal.SIGINT)
+    started.process.send_signal(number)
     assert started.process.wait(90) == 0, started.said()
     gone, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
