@@ -161,7 +161,7 @@ def test_mistakes_that_only_a_rank_can_see_are_named(
     """A vocabulary that does not fit, rows of another kind: a ConfigError with the key, from the rank."""
     inputs = {"tokens": token_artifacts["pretrain"], "tokenizer": tokenizer_artifact}
     config = PretrainConfig(model=TINY.replace(vocab_size=500), epochs=1, device="cpu", threads=1)
-    with pytest.raises(ConfigError, match=r"`pretrain.model.vocab_size` is 500, the tokens were made with 600"):
+    with pytest.raises(ConfigError, match=r"`tokenizer.vocab_size`\) is 500, the tokens were made with 600"):
         build(PRETRAIN, config, inputs, store=Store(tmp_path))
     wrong = {"tokens": token_artifacts["preference"], "model": tokenizer_artifact}
     with pytest.raises(ConfigError, match="sft trains on chat or pretrain rows; its token set has preference rows"):

@@ -118,6 +118,7 @@ def test_a_killed_up_leaves_no_server_behind(tmp_path: Path):
     started.wait_until_ready()
     family = psutil.Process(started.process.pid).children(recursive=True)
     started.process.kill()
+    started.process.wait(10)
     gone, alive = psutil.wait_procs(family, timeout=40)
     assert not alive, [p.cmdline() for p in alive]
 
