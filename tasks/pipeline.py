@@ -48,7 +48,6 @@ def pipeline(
     )
     if planned is not None:
         run.steps = planned
-        run.tracker = None
         yield run
         return
     run.tracker = _connect(run)

@@ -7,7 +7,6 @@ only *plans* walks the same flow and runs nothing.
 """
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -250,4 +249,4 @@ def _planned(store: Store, parts: Parts) -> Artifact:
 
 def prefect_link() -> str:
     """The page of the Prefect flow run this code is part of; empty outside one."""
-    return (flow_run.ui_url or "") if FlowRunContext.get() else os.environ.get("MINIMIND_FLOW_RUN_URL", "")
+    return (flow_run.ui_url or "") if FlowRunContext.get() else ""

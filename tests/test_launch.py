@@ -78,6 +78,7 @@ def test_stopping_what_has_ended_is_no_error() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
         launch.stop_tree(process, grace_seconds=0.1)
+        assert process.returncode == 0
 
 
 def failed(directory: Path, rank: int, error: Exception) -> None:
