@@ -6,13 +6,14 @@ Each call gives a sealed artifact. It runs only if its inputs, its settings or i
 
 from prefect import flow
 
+from flows.runner import task_runner
 from tasks.data import clean, ingest, shard, tokenize, train_tokenizer
 from tasks.finishing import evaluate, name_inputs, publish
 from tasks.pipeline import pipeline
 from tasks.training import distill, dpo, lora, pretrain, sft
 
 
-@flow(name="full-pipeline", flow_run_name="{recipe}", validate_parameters=True)
+@flow(name="full-pipeline", flow_run_name="{recipe}", validate_parameters=True, task_runner=task_runner())
 def full_pipeline(
     recipe: str = "quickstart", data: str | None = None, overrides: list[str] | None = None, refresh: bool = False
 ) -> str:
@@ -30,7 +31,7 @@ def full_pipeline(
         cleaned = {kind: clean(run, rows[kind]) for kind in run.kinds}
         corpus = {kind: shard(run, cleaned[kind]) for kind in run.kinds}
         tokenizer = train_tokenizer(run, corpus["pretrain"])
-        tokens = {kind: tokenize(run, corpus[kind], tokenizer) for kind in run.kinds}
+        tokens = {kind: tokenize(run, corpus[kind], tokenizer) for kind in run.kinds if kind != "prompt"}
 
         # Training: the base model, the chat model, and what is made of it.
         models = {"pretrain": pretrain(run, tokens["pretrain"], tokenizer)}

@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 from prefect import flow
 from pydantic import Field
 
+from flows.runner import task_runner
 from tasks import data as data_tasks
 from tasks import finishing, training
 from tasks.pipeline import pipeline
 
-RowKind = Literal["pretrain", "chat", "preference"]
+RowKind = Literal["pretrain", "chat", "preference", "prompt"]
 Rate = Annotated[float, Field(gt=0, description="Peak learning rate; by default the recipe's")] | None
 Epochs = Annotated[float, Field(gt=0, description="Passes over the data; by default the recipe's")] | None
 Overrides = Annotated[list[str], Field(description="More settings, each as section.key=value")] | None
@@ -22,21 +23,21 @@ Data = Annotated[str, Field(description="A data spec's name or path; by default 
 Refresh = Annotated[bool, Field(description="Run again even if the same artifact is there")]
 
 
-@flow(name="ingest", flow_run_name="ingest {kind}")
+@flow(name="ingest", flow_run_name="ingest {kind}", task_runner=task_runner())
 def ingest(kind: RowKind = "pretrain", recipe: str = "quickstart", data: Data = None, refresh: Refresh = False) -> str:
     """Read and validate the sources of one kind of rows."""
     with pipeline("ingest", recipe, data=data, refresh=refresh) as run:
         return run.uri_of(data_tasks.ingest(run, kind))
 
 
-@flow(name="clean", flow_run_name="clean {kind}")
+@flow(name="clean", flow_run_name="clean {kind}", task_runner=task_runner())
 def clean(kind: RowKind = "pretrain", recipe: str = "quickstart", data: Data = None, refresh: Refresh = False) -> str:
     """Repair, filter and deduplicate the rows of one kind."""
     with pipeline("clean", recipe, data=data, refresh=refresh) as run:
         return run.uri_of(data_tasks.clean(run, data_tasks.ingest(run, kind)))
 
 
-@flow(name="shard", flow_run_name="shard {kind}")
+@flow(name="shard", flow_run_name="shard {kind}", task_runner=task_runner())
 def shard(kind: RowKind = "pretrain", recipe: str = "quickstart", data: Data = None, refresh: Refresh = False) -> str:
     """Write the Arrow shards of one kind: the corpus."""
     with pipeline("shard", recipe, data=data, refresh=refresh) as run:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.console import Console
 
-from minimind import runtime
+from minimind import cli_data, runtime
 from minimind.errors import ConfigError, MiniMindError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Raw text to a chat model of your own. Start with `minimind run`, then `minimind chat dpo`.",
 )
+app.add_typer(cli_data.app, name="data")
 console = Console()
 
 INTERRUPTED = 130
@@ -90,12 +91,18 @@ def run(
     override: Overrides = None,
     parameter: Parameters = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="Run again even what is there.")] = False,
+    runner: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Where the data stages' pieces run: dask, or dask:tcp://host:port; by default here."),
+    ] = None,
 ) -> None:
     """Run the whole pipeline, or one stage; what is there and unchanged is reused.
 
     Examples: `minimind run`, `minimind run sft -o sft.lr=3e-4`, `minimind run -d my_data.toml`,
     `minimind run clean -p kind=chat`, `minimind run sft -p init=models:/minimind-pretrain/2`
     """
+    if runner is not None:
+        os.environ["MINIMIND_TASK_RUNNER"] = runner
     local = _local()
     given = {"recipe": recipe, "data": data, "overrides": override, "refresh": refresh, **_pairs(parameter)}
     try:

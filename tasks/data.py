@@ -3,7 +3,7 @@
 from minimind.artifact import Artifact
 from minimind.data.cleaning import CLEAN
 from minimind.data.documents import RowKind
-from minimind.data.shards import SHARD
+from minimind.data.sharding import SHARD
 from minimind.data.sources import INGEST
 from minimind.data.spec import clean_config, ingest_config, shard_config
 from minimind.data.tokenizer import TOKENIZER

@@ -27,7 +27,9 @@ from minimind.errors import ArtifactError, ConfigError, ServiceError
 from minimind.fingerprint import Parts, explain
 from minimind.recipe import Recipe
 from minimind.stage import Stage, build
+from minimind.workers import mapping
 from tasks.display import Display
+from tasks.pieces import on_task_runner
 from tasks.recording import Recording, one_line, show_in_prefect
 from tasks.tracking import CHAMPION, Tracker, label_of
 
@@ -200,7 +202,7 @@ def _build_and_record(pipeline: Pipeline, stage: Stage[Any], config: Config, inp
     context = dict(pipeline.context)
     tracked = Recording(pipeline, label, stage, context)
     try:
-        with _device_slot(pipeline, stage), tracked.following():
+        with _device_slot(pipeline, stage), tracked.following(), _piece_mapping():
             artifact, reused = build(
                 stage,
                 config,
@@ -227,6 +229,11 @@ def _device_slot(pipeline: Pipeline, stage: Stage[Any]) -> Any:
     """Trainings take turns on a machine. A file lock, because the kernel frees it when its holder is killed."""
     pipeline.store.root.mkdir(parents=True, exist_ok=True)
     return FileLock(pipeline.store.root / ".accelerator.lock") if stage.launches else nullcontext()
+
+
+def _piece_mapping() -> Any:
+    """Inside a flow run the jobs of a stage are tasks of that run."""
+    return mapping(on_task_runner) if FlowRunContext.get() else nullcontext()
 
 
 def _planned(store: Store, parts: Parts) -> Artifact:

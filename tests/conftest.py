@@ -14,7 +14,8 @@ from minimind.artifact import Artifact, Inputs, Store, Summary
 from minimind.config import Config
 from minimind.data.documents import RowKind, check_row
 from minimind.data.dropped import DROPPED_FILE
-from minimind.data.shards import ROWS_DIR, SHARD, ShardConfig, write_rows
+from minimind.data.sharding import SHARD, ShardConfig
+from minimind.data.shards import ROWS_DIR, write_rows
 from minimind.data.tokenizer import TOKENIZER, Tokenizer, TokenizerConfig
 from minimind.data.tokens import TOKENS, TokensConfig
 from minimind.stage import Stage, build

@@ -15,7 +15,11 @@ from minimind.model.config import ModelConfig
 from minimind.model.transformer import Transformer
 from minimind.model.weights import save_model
 
-COMMANDS = sorted(get_command(app).commands)
+COMMANDS = sorted(
+    f"{name} {inner}".strip()
+    for name, command in get_command(app).commands.items()
+    for inner in getattr(command, "commands", [""])
+)
 
 
 def run(*arguments: str, home: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -39,7 +43,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) ->
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command: str):
-    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
     assert result.exit_code == 0
     assert f"minimind {command}" in result.output or command == "up"
 

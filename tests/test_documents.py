@@ -1,5 +1,6 @@
 """The row check: what is let in, what is turned away, and with which reason."""
 
+from datetime import date
 from typing import Any, get_args
 
 import pyarrow as pa
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimind.data.documents import SCHEMAS, RowKind, check_row, row_id
+from minimind.data.documents import CONTENT, SCHEMAS, RowKind, check_row, row_id
 from minimind.data.strict_json import Reason, RowError, read_json
 
 SETTLED = settings(deadline=None, derandomize=True)  # the same examples on every machine, however slow
@@ -32,9 +33,11 @@ def test_checked_rows_fit_their_schema():
             "conversations": [{"role": "system", "content": "", "tools": [{"name": "add"}]}, USER, CALL, RESULT, ANSWER]
         },
         "preference": {"chosen": [USER, ANSWER], "rejected": [USER, {**ANSWER, "content": "5"}]},
+        "prompt": {"prompt": [USER, CALL, RESULT]},
     }
+    assert set(rows) == set(get_args(RowKind)) == set(SCHEMAS) == set(CONTENT)
     for kind, value in rows.items():
-        row = {"source": "s", "line": 1, "group": "g", **check_row(kind, value)}
+        row = {"source": "s", "line": 1, "group": "g", "language": None, **check_row(kind, value)}
         batch = pa.RecordBatch.from_pylist([row], schema=SCHEMAS[kind])
         assert batch.to_pylist() == [row]
 
@@ -111,6 +114,61 @@ def test_pairs_as_strings_equal_pairs_as_turns():
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        {"prompt": USER["content"]},
+        {"prompt": [USER]},
+        {"prompt": [USER], "chosen": "4", "rejected": "5"},
+        {"conversations": [USER]},
+        {"conversations": [USER, ANSWER]},
+        {"conversations": [USER, {"role": "assistant", "content": ""}]},
+    ],
+)
+def test_every_layout_of_a_prompt_is_the_same_prompt(value: Any):
+    """Upstream's files for reinforcement keep a placeholder where the answer goes; others have the bare question."""
+    row = check_row("prompt", value)
+    assert row == check_row("prompt", {"prompt": [USER]})
+    assert [(turn["role"], turn["content"]) for turn in row["prompt"]] == [("user", "What is 2 + 2?")]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({}, "missing_field"),
+        ({"prompt": None}, "wrong_type"),
+        ({"prompt": 7}, "wrong_type"),
+        ({"prompt": " \n"}, "empty_text"),
+        ({"prompt": []}, "empty_text"),
+        ({"conversations": [ANSWER]}, "empty_text"),
+        ({"prompt": [{**USER, "content": "\t"}]}, "empty_text"),
+        ({"prompt": [USER, ANSWER]}, "bad_turn_order"),
+        ({"prompt": [USER, CALL]}, "bad_turn_order"),
+        ({"conversations": [USER, CALL]}, "bad_turn_order"),
+        ({"prompt": [{"role": "system", "content": "x"}]}, "bad_turn_order"),
+        ({"prompt": [ANSWER, USER]}, "bad_turn_order"),
+        ({"prompt": [{"role": "critic", "content": "x"}]}, "bad_role"),
+        ({"prompt": "half \ud83d"}, "lone_surrogate"),
+    ],
+)
+def test_prompts_that_ask_nothing_are_turned_away(value: Any, reason: str):
+    """A model cannot be asked to answer what is answered, blank, or not its turn."""
+    assert reason_of("prompt", value) == reason
+
+
+def test_a_prompt_may_end_with_what_a_tool_says():
+    """The next move is the model's there too, and a tool may answer with nothing."""
+    turns = [{"role": "system", "content": "", "tools": '[{"name": "add"}]'}, USER, CALL, {**RESULT, "content": ""}]
+    assert len(check_row("prompt", {"prompt": turns})["prompt"]) == 4
+    assert len(check_row("prompt", {"conversations": [*turns, ANSWER]})["prompt"]) == 4
+
+
+def test_values_that_are_no_json_are_turned_away():
+    """A table's cell may be a date; it has no place among the arguments of a call."""
+    turns = [USER, {**CALL, "tool_calls": [{"name": "add", "arguments": {"on": date(2026, 11, 1)}}]}]
+    assert reason_of("chat", {"conversations": turns}) == "wrong_type"
+
+
+@pytest.mark.parametrize(
     ("line", "reason"),
     [
         (b'{"text": "a', "bad_json"),
@@ -164,7 +222,7 @@ def test_a_mark_before_a_line_and_64_levels_are_fine():
 def test_id_depends_on_content_alone():
     """Equal content has an equal id in every file, and another kind or text has another one."""
     assert check_row("pretrain", {"text": "a"})["id"] == check_row("pretrain", {"text": "a", "url": "x"})["id"]
-    assert check_row("pretrain", {"text": "a"})["id"] == row_id("pretrain", {"text": "a"}) == "0457e146264eeb09"
+    assert check_row("pretrain", {"text": "a"})["id"] == row_id("pretrain", {"text": "a"}) == "84380a05ad0c3091"
     assert check_row("pretrain", {"text": "b"})["id"] != row_id("pretrain", {"text": "a"})
 
 
@@ -189,7 +247,7 @@ values = leaves | st.lists(messages | leaves, max_size=4)
 @SETTLED
 @given(
     st.sampled_from(get_args(RowKind)),
-    st.dictionaries(st.sampled_from(["text", "conversations", "chosen", "rejected"]), values),
+    st.dictionaries(st.sampled_from(["text", "conversations", "chosen", "rejected", "prompt"]), values),
 )
 def test_any_value_gives_a_row_or_a_row_error(kind: RowKind, value: dict[str, Any]):
     """A parsed row of any shape is judged, never crashed on."""

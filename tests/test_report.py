@@ -13,7 +13,8 @@ from minimind.artifact import Artifact, Store, Summary
 from minimind.config import Config
 from minimind.data.documents import RowKind, check_row
 from minimind.data.dropped import DropLog
-from minimind.data.shards import SHARD, ShardConfig, write_rows
+from minimind.data.sharding import SHARD, ShardConfig
+from minimind.data.shards import write_rows
 from minimind.data.tokenizer import TOKENIZER, Tokenizer, TokenizerConfig
 from minimind.data.tokens import TOKENS, TokensConfig
 from minimind.errors import ArtifactError, ConfigError, DataError, MissingError

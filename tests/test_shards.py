@@ -10,17 +10,8 @@ from minimind.artifact import Artifact, Store, Summary
 from minimind.config import Config
 from minimind.data.documents import SCHEMAS, check_row
 from minimind.data.dropped import DROPPED_FILE
-from minimind.data.shards import (
-    ROWS_DIR,
-    SHARD,
-    RowWriter,
-    ShardConfig,
-    content_bytes,
-    count_rows,
-    read_batches,
-    read_rows,
-    write_rows,
-)
+from minimind.data.sharding import SHARD, ShardConfig
+from minimind.data.shards import ROWS_DIR, RowWriter, content_bytes, count_rows, read_batches, read_rows, write_rows
 from minimind.errors import ArtifactError, DataError, MissingError
 from minimind.stage import Stage, build
 
@@ -30,7 +21,7 @@ def rows(count: int, groups: int | None = None, text: str = "text number") -> li
     for number in range(count):
         row = check_row("pretrain", {"text": f"{text} {number}"})
         group = row["id"] if groups is None else f"group {number % groups}"
-        made.append({"source": "s", "line": number + 1, "group": group, **row})
+        made.append({"source": "s", "line": number + 1, "group": group, "language": None, **row})
     return made
 
 

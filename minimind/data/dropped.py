@@ -1,23 +1,63 @@
-"""The drop log: every row that was left out, whole, with where it stood and why.
+"""The logs of what cleaning did: every row that was left out, whole, and every row that was changed, twice.
 
-`dropped.jsonl`, one JSON object a line: `source, file, line, rule, reason, detail, text`. `rule` is
-`check` for a row that cannot be used at all, else the cleaning rule that dropped it; `text` is the row
-as it was read (bytes that are not UTF-8 as `\\xNN`). It grows on disk, not in memory.
+    dropped.jsonl      source, file, line, rule, reason, detail, text
+    changed.jsonl.zst  source, file, line, rules, before, after
+
+One JSON object a line. `rule` is `check` for a row that cannot be used at all, else the cleaning rule that
+dropped it; `text` is the row as it was read (bytes that are not UTF-8 as `\\xNN`). `rules` are those that
+changed a row, in the order of their first change; `before` and `after` are its whole text, of conversations
+and pairs their content as JSON. Both grow on disk, not in memory.
+
+Changed rows are many and stand there twice, so their file is packed with zstd: the second text costs next to
+nothing, and frames written one after the other are one file, so the parts that several workers wrote are
+joined by copying. Equal rows give equal bytes. Not here: the figures (`ledger`), the page (`report`).
 """
 
-import json
+import io
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+import msgspec
+import pyarrow as pa
+
+from minimind.errors import ArtifactError, MissingError
 
 DROPPED_FILE = "dropped.jsonl"
+CHANGED_FILE = "changed.jsonl.zst"
+_BUFFER_BYTES = 1 << 20
+_encode = msgspec.json.Encoder().encode
+
+
+class _Dropped(msgspec.Struct):
+    """A line of `dropped.jsonl`."""
+
+    source: str
+    file: str
+    line: int
+    rule: str
+    reason: str
+    detail: str
+    text: str
+
+
+class _Changed(msgspec.Struct):
+    """A line of `changed.jsonl.zst`."""
+
+    source: str
+    file: str
+    line: int
+    rules: list[str]
+    before: str
+    after: str
 
 
 class DropLog:
     """Appends to `<directory>/dropped.jsonl` and counts by rule and reason."""
 
     def __init__(self, directory: Path) -> None:
-        self._file = (directory / DROPPED_FILE).open("ab")
+        self._file = (directory / DROPPED_FILE).open("ab", buffering=_BUFFER_BYTES)
         self.rows = 0
         self.counts: Counter[tuple[str, str]] = Counter()
 
@@ -25,16 +65,7 @@ class DropLog:
         """Write one row down. Half characters, which UTF-8 cannot hold, are written as `?`."""
         self.rows += 1
         self.counts[rule, reason] += 1
-        record = {
-            "source": source,
-            "file": file,
-            "line": line,
-            "rule": rule,
-            "reason": reason,
-            "detail": detail,
-            "text": text,
-        }
-        self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        self._file.write(_line_of(_Dropped(source, file, line, rule, reason, detail, text)))
 
     def close(self) -> None:
         self._file.close()
@@ -44,3 +75,59 @@ class DropLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class ChangeLog:
+    """Writes `<directory>/changed.jsonl.zst` anew; the file is whole once it is closed."""
+
+    def __init__(self, directory: Path) -> None:
+        self.rows = 0
+        self._sink = pa.OSFile(str(directory / CHANGED_FILE), "wb")
+        self._packed = pa.CompressedOutputStream(self._sink, "zstd")
+
+    def add(self, *, source: str, file: str, line: int, rules: Sequence[str], before: str, after: str) -> None:
+        """Write one row down as it was and as it became. Half characters are written as `?`."""
+        self.rows += 1
+        self._packed.write(_line_of(_Changed(source, file, line, list(rules), before, after)))
+
+    def close(self) -> None:
+        self._packed.close()
+        self._sink.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_changes(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a `changed.jsonl.zst`, one in memory at a time.
+
+    Raises MissingError, and ArtifactError where the file is cut off or damaged.
+    """
+    decoder = msgspec.json.Decoder(_Changed)
+    try:
+        with pa.OSFile(str(path), "rb") as file, pa.CompressedInputStream(file, "zstd") as unpacked:
+            for line in io.BufferedReader(unpacked, _BUFFER_BYTES):
+                yield msgspec.structs.asdict(decoder.decode(line))
+    except FileNotFoundError:
+        raise MissingError(f"{path}: no such file; cleaning writes it") from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise ArtifactError(
+            f"{path}: is no list of changed rows, or damaged ({error}); run the cleaning again"
+        ) from None
+
+
+def _line_of(row: _Dropped | _Changed) -> bytes:
+    try:
+        return _encode(row) + b"\n"
+    except UnicodeEncodeError:
+        values = {name: _encodable(value) for name, value in msgspec.structs.asdict(row).items()}
+        return _encode(type(row)(**values)) + b"\n"
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_encodable(inner) for inner in value]
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value

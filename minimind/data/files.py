@@ -1,61 +1,92 @@
-"""Data files: which ones a path means, opening them whatever they are packed in, and reading their lines.
+"""Data files: which ones a path means, opening them wherever they are, and cutting them at line ends.
 
-Files are streamed: at most one row and a buffer are in memory. What is wrong with a whole file (cut off,
-a web page, UTF-16, one big JSON array, a Git LFS pointer, …) is a DataError that names the remedy; what is
-wrong with a line is for the row check to say. Not here: locations other than the local file system.
+Files are streamed: at most one row and a buffer are in memory. A plain file of lines can be cut into ranges
+that are read by themselves; a packed or remote one is read from its beginning to its end.
+
+Not here: what they are packed in (`unpacking`), what is wrong with a whole file (`foreign`), what the lines
+mean (`checking`), how a remote place is reached (`locations`).
 """
 
 import glob
-import io
-import json
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
-import pyarrow as pa
+from minimind.config import Config
+from minimind.data.locations import find_remote, is_remote, open_remote
+from minimind.data.remote import shown
+from minimind.data.unpacking import Unpacked
+from minimind.errors import ConfigError, MissingError
 
-from minimind.errors import DataError, MissingError
+FileKind = Literal["jsonl", "text", "parquet", "arrow"]
 
+BLOCK_BYTES = 1 << 20
+"""Read at once: enough to forget what a call of numpy costs, and what is made of it nearly stays in a core's cache."""
 BUFFER_BYTES = 4 << 20
 MAX_ROW_BYTES = 16 << 20
 """The longest line that is read: two hundred times the longest document of common web corpora."""
-SUFFIXES = {
-    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst"),
-    "text": (".txt", ".md", ".txt.gz", ".txt.zst"),
+PIECE_BYTES = 64 << 20
+"""A large file is cut into ranges of so many bytes: seconds of work, and little is lost with one."""
+PACKED_RATIO = 4
+"""Packed text is about so much smaller; for sharing out the work only."""
+SUFFIXES: dict[FileKind, tuple[str, ...]] = {
+    "jsonl": tuple(f".{name}{packed}" for packed in ("", ".gz", ".zst") for name in ("jsonl", "ndjson"))
+    + (".json.gz", ".json.zst"),  # of many corpora these are lines; a bare .json seldom is
     "parquet": (".parquet",),
     "arrow": (".arrow", ".feather", ".ipc"),
-}
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_FOREIGN = {
-    b"PK\x03\x04": "is a zip archive; unpack it",
-    b"BZh": "is packed with bzip2; unpack it with bunzip2",
-    b"\xfd7zXZ": "is packed with xz; unpack it with unxz",
-    b"PAR1": 'is a Parquet file; give its source kind = "parquet"',
-    b"ARROW1": 'is an Arrow file; give its source kind = "arrow"',
-    b"\xff\xfe": "is UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)",
-    b"\xfe\xff": "is UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)",
-    b"version https://git-lfs": "is a Git LFS pointer, not the data; fetch it with `git lfs pull`",
+    "text": (".txt", ".md", ".txt.gz", ".txt.zst"),
 }
 
 
-def find_files(path: str, kind: str) -> dict[str, Path]:
-    """Name → file of all that `path` (a file, a directory or a glob) means, in the order they are read.
+class Part(Config):
+    """A file, or a range of one that is read by itself."""
+
+    file: str
+    """Its name below the path that was given."""
+    label: str
+    """What errors call it."""
+    location: str
+    """A path, or a URL."""
+    kind: FileKind
+    size: int
+    """Stored bytes of the part; 0 where that is not known."""
+    begin: int = 0
+    end: int | None = None
+    """A range of bytes, row groups or batches; None is the whole file."""
+    first_line: int = 1
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some whole lines of a file; the last may lack its end."""
+
+    data: bytes
+    left_out: int = 0
+    """Bytes that were not kept of its only line, which is longer than MAX_ROW_BYTES."""
+
+
+def find_files(path: str, kind: FileKind) -> dict[str, str]:
+    """Name → path or URL of all that `path` (a file, a directory, a glob, or a URL) means, in reading order.
 
     A name is the path below the directory, so it does not change when the directory is moved.
     Raises MissingError where there is nothing.
     """
+    if is_remote(path):
+        return find_remote(path, SUFFIXES[kind])
     place = Path(path).expanduser()
     if place.is_file():
-        return {place.name: place}
+        return {_readable(place.name): str(place)}
     if place.is_dir():
         found = _named(place.rglob("*"), place)
         fitting = {name: file for name, file in found.items() if name.lower().endswith(SUFFIXES[kind])}
         if not fitting:
             raise MissingError(f"{place}: no {kind} files in this directory (looked for {', '.join(SUFFIXES[kind])})")
         return fitting
-    if "://" in path:
-        raise MissingError(f'{path}: only local files are read; download it, or use kind = "hub"')
+    if place.exists():
+        raise MissingError(f"{place}: is no regular file; write what comes out of it to a file first")
     if not glob.has_magic(path):
         raise MissingError(f"{place}: no such file or directory")
     base = _fixed_part(place)
@@ -65,91 +96,129 @@ def find_files(path: str, kind: str) -> dict[str, Path]:
     return matching
 
 
-def read_lines(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
-    """(1-based line, bytes without the line end) of every line, blank ones too. Raises DataError.
+def find_all(path: str) -> dict[str, tuple[str, FileKind]]:
+    """File → place and kind of all data files that `path` means, of any kind, in reading order.
 
-    Of a line longer than `MAX_ROW_BYTES` the first so many bytes and one more come out.
+    A file's name here is as the user typed it, joined with its name below a directory. Text files in a directory
+    beside others (a README) do not count. Raises MissingError where there is nothing.
     """
-    with open_packed(path, name) as file:
-        number = 0
-        try:
-            while line := file.readline(MAX_ROW_BYTES + 1):
-                number += 1
-                if len(line) > MAX_ROW_BYTES and not line.endswith(b"\n"):
-                    yield number, line
-                    _skip_line(file)
-                else:
-                    yield number, line.rstrip(b"\r\n")
-        except OSError as error:
-            detail = str(error)[:80] or type(error).__name__
-            raise DataError(
-                f"{name}: cannot be unpacked after line {number} ({detail}); it is damaged or cut off, fetch it again"
-            ) from None
+    suffixes = tuple(suffix for those in SUFFIXES.values() for suffix in those)
+    if is_remote(path):
+        found = find_remote(path, suffixes)
+        files = {shown(place): (place, kind_by_name(name) or "jsonl") for name, place in found.items()}
+    elif (place := Path(path).expanduser()).is_dir():
+        named = _named(place.rglob("*"), place)
+        files = {str(Path(path, name)): (file, kind) for name, file in named.items() if (kind := kind_by_name(name))}
+    else:
+        found = find_files(path, "jsonl")
+        files = {path if file == str(place) else file: (file, _kind_of_file(file)) for file in found.values()}
+    if not files:
+        raise MissingError(f"{path}: no data files in this directory (looked for {', '.join(suffixes)})")
+    data = {file: found for file, found in files.items() if found[1] != "text"}
+    return data if data and len(files) > 1 else files
+
+
+def file_kind(path: str) -> FileKind:
+    """What `path` holds: see `find_all`. Raises ConfigError for a mixture."""
+    kinds = {kind for _, kind in find_all(path).values()}
+    if len(kinds) > 1:
+        raise ConfigError(f"{path}: holds {' and '.join(sorted(kinds))} files; name those of one kind by a pattern")
+    return kinds.pop()
+
+
+def kind_by_name(name: str) -> FileKind | None:
+    """The kind that has the suffix of `name`."""
+    return next((kind for kind, suffixes in SUFFIXES.items() if name.lower().endswith(suffixes)), None)
 
 
 @contextmanager
-def open_packed(path: Path, name: str) -> Iterator[BinaryIO]:
-    """The unpacked bytes of a plain, gzip or zstd file, told by its first bytes rather than its name."""
-    with path.open("rb") as raw:
-        start = raw.read(64)
-    for magic, packing in ((_GZIP, "gzip"), (_ZSTD, "zstd")):
-        if start.startswith(magic):
-            # pyarrow says so when a zstd frame is cut off; the zstandard package's reader does not.
-            with pa.input_stream(str(path), compression=packing) as stream:
-                yield io.BufferedReader(stream, BUFFER_BYTES)  # type: ignore[arg-type]
-            return
-    if start and path.suffix in (".gz", ".zst"):
-        raise DataError(f"{name}: is not packed, or damaged at its start; take the {path.suffix} from its name")
-    with path.open("rb", buffering=BUFFER_BYTES) as plain:
-        yield plain
-
-
-def refuse_foreign(path: Path, name: str, *, json_lines: bool) -> None:
-    """Raise a DataError for a file that as a whole is no text, or with `json_lines` not one object a line."""
-    with open_packed(path, name) as file:
-        try:
-            start = file.read(1 << 16)
-        except OSError:
-            return  # read_lines meets it again and says where
-        for magic, remedy in _FOREIGN.items():
-            if start.startswith(magic):
-                raise DataError(f"{name}: {remedy}")
-        if len(start) > 3 and max(start[::2].count(0), start[1::2].count(0)) > len(start) // 5:
-            raise DataError(f"{name}: looks like UTF-16 without a mark; save it as UTF-8 (iconv -f UTF-16LE -t UTF-8)")
-    head = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if head[:14].lower().startswith((b"<!doctype html", b"<html", b"<head")):
-        raise DataError(f"{name}: is a web page, not data; download the file itself (the raw or resolve link)")
-    if json_lines and head[:1] in (b"[", b"{"):
-        _refuse_document(head, name)
-
-
-def _refuse_document(head: bytes, name: str) -> None:
-    """Tell one JSON document over the whole file from one value a line, by its first line."""
-    first, _, rest = head.partition(b"\n")
-    remedy = "write one object a line (jq -c '.[]' FILE turns an array into that)"
-    try:
-        value = json.loads(first)
-    except (ValueError, RecursionError):
-        # `[` or `{` alone, or `[{…},` : the value goes on in the next line. Otherwise it is one bad row.
-        stripped = first.rstrip()
-        if head.startswith(b"[") and (stripped.endswith((b"[", b",")) or not rest):
-            raise DataError(f"{name}: is one big JSON array; {remedy}") from None
-        if stripped == b"{" and rest.lstrip()[:1] in (b'"', b"}"):
-            raise DataError(f"{name}: is JSON over several lines; {remedy}") from None
+def open_raw(location: str, name: str) -> Iterator[BinaryIO]:
+    """The bytes of a file as they are stored. Raises MissingError where it cannot be opened."""
+    if is_remote(location):
+        with open_remote(location) as remote:
+            yield remote
         return
-    if isinstance(value, list) and not rest.strip() and any(isinstance(item, dict) for item in value):
-        raise DataError(f"{name}: is one big JSON array; {remedy}")
+    try:
+        file = Path(location).open("rb")  # noqa: SIM115
+    except OSError as error:
+        raise MissingError(f"{name}: cannot be read ({error.strerror}); look at its place and permissions") from None
+    with file:
+        yield file
 
 
-def _skip_line(file: BinaryIO) -> None:
-    while (piece := file.readline(BUFFER_BYTES)) and not piece.endswith(b"\n"):
-        pass
+def read_blocks(file: Unpacked | BinaryIO, *, size: int | None = None) -> Iterator[Block]:
+    """The bytes of `file`, or the next `size` of them, in blocks of whole lines.
+
+    Of a line longer than MAX_ROW_BYTES so many bytes and one more come out, in a block of its own.
+    """
+    waiting, left_out = b"", 0  # the beginning of a line
+    for data in _chunks(file, size):
+        if len(waiting) > MAX_ROW_BYTES:
+            end = data.find(b"\n")
+            left_out += len(data) if end < 0 else end
+            if end < 0:
+                continue
+            yield _cut_off(waiting, left_out)
+            waiting, left_out, data = b"", 0, data[end + 1 :]
+        cut = data.rfind(b"\n") + 1
+        if cut:
+            yield Block(b"".join((waiting, memoryview(data)[:cut])))
+        waiting = data[cut:] if cut else waiting + data
+    if waiting:
+        yield _cut_off(waiting, left_out)
 
 
-def _named(paths: Iterable[Path], base: Path) -> dict[str, Path]:
+def line_ranges(location: str, name: str, *, size: int) -> Iterator[tuple[int, int, int]]:
+    """(begin, end, 1-based number of the first line) of ranges of about `size` bytes, cut at line ends."""
+    with open_raw(location, name) as file:
+        begin, line = 0, 1
+        while True:
+            count, left, last = 0, size, b""
+            while left and (data := file.read(min(left, BUFFER_BYTES))):
+                count, left, last = count + data.count(b"\n"), left - len(data), data
+            while last and not last.endswith(b"\n"):
+                last = file.readline(BUFFER_BYTES)
+                count += last.endswith(b"\n")
+            end = file.tell()
+            if end == begin:
+                return
+            yield begin, end, line
+            begin, line = end, line + count
+
+
+def _chunks(file: Unpacked | BinaryIO, size: int | None) -> Iterator[bytes]:
+    left = sys.maxsize if size is None else size
+    while data := file.read(min(BLOCK_BYTES, left)):
+        left -= len(data)
+        yield data
+
+
+def _cut_off(line: bytes, left_out: int) -> Block:
+    kept = line[: MAX_ROW_BYTES + 1]
+    return Block(kept, len(line) - len(kept) + left_out)
+
+
+def _kind_of_file(file: str) -> FileKind:
+    """By its name, else by its first bytes."""
+    if by_name := kind_by_name(file):
+        return by_name
+    with open_raw(file, file) as raw:
+        start = raw.read(6)
+    return "parquet" if start.startswith(b"PAR1") else "arrow" if start == b"ARROW1" else "jsonl"
+
+
+def _named(paths: Iterable[Path], base: Path) -> dict[str, str]:
     """Name below `base` → file, sorted; hidden files and what is in hidden folders left out."""
-    named = {path.relative_to(base).as_posix(): path for path in paths if path.is_file()}
+    named = {_readable(path.relative_to(base).as_posix()): str(path) for path in paths if path.is_file()}
     return {name: named[name] for name in sorted(named) if not any(part.startswith(".") for part in name.split("/"))}
+
+
+def _readable(name: str) -> str:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise MissingError(f"{name!r}: the file's name is not UTF-8; rename it") from None
+    return name
 
 
 def _fixed_part(place: Path) -> Path:

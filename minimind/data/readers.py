@@ -1,164 +1,111 @@
-"""Readers: raw rows out of each kind of source, one at a time, with the file and line they stand on.
+"""Readers: what a source holds, cut into parts, and what becomes of the rows of each part.
 
-A raw row is not judged here: it is the bytes of a JSON line, a text, or a mapping, for `sources` to check.
+A part is a file, or where that is possible a range of a large one: bytes of a plain file of lines, row groups
+of Parquet, batches of Arrow. How files are cut depends on them alone. Lines come in blocks, other rows one by
+one; neither is judged here but in `checking`.
+
 The hub's JSONL files come through `datasets` as lines of text: its own JSON reader rewrites rows whose types
 differ (measured: one odd row turned 999 good ones into quoted JSON). `datasets` fetches, we judge.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-import pyarrow as pa
-
-from minimind.data.files import MAX_ROW_BYTES, SUFFIXES, find_files, read_lines, refuse_foreign
+from minimind.data.checking import Checked, Form, RawRow, check_block, check_rows
+from minimind.data.files import (
+    BLOCK_BYTES,
+    MAX_ROW_BYTES,
+    PACKED_RATIO,
+    PIECE_BYTES,
+    SUFFIXES,
+    Block,
+    FileKind,
+    Part,
+    line_ranges,
+    open_raw,
+    read_blocks,
+)
+from minimind.data.foreign import HEAD_BYTES, refuse_foreign
+from minimind.data.locations import is_remote, remote_size
+from minimind.data.memory import keep_freed_memory
 from minimind.data.strict_json import RowError, read_text
-from minimind.errors import DataError, MissingError
+from minimind.data.tables import as_json, table_parts, table_rows
+from minimind.data.unpacking import Unpacked, packing_of
+from minimind.errors import MissingError
 
 if TYPE_CHECKING:
     from minimind.data.sources import SourceConfig
 
 PASSAGE_CHARACTERS = 1000
 """A passage of a text file ends at the first blank line after so many: enough context, many documents."""
-_TABLE_ROWS = 512
+_ROWS_AT_ONCE = 512
+
+DocumentCut = Literal["passage", "line", "file"]
+Advance = Callable[[int], None]
+"""Told the stored bytes that were read since it was called last."""
 
 
-@dataclass(frozen=True)
-class RawRow:
-    """What stands at one place of a source: JSON bytes, a mapping, or why it cannot be read."""
-
-    file: str
-    line: int
-    value: bytes | Mapping[str, Any] | RowError
-    raw: bytes = b""
-    """The row as it was read, where `value` does not say it."""
-
-
-def raw_rows(source: "SourceConfig") -> Iterator[RawRow]:
-    """Every row of `source` in order. Raises MissingError or DataError for what is wrong as a whole."""
-    if source.kind == "pydocs":
-        return _pydocs_rows(source)
-    if source.kind == "hub":
-        return _hub_rows(source)
-    read = _FILE_READERS[source.kind]
-    files = find_files(str(source.path), source.kind)
-    return itertools.chain.from_iterable(read(source, path, name) for name, path in files.items())
-
-
-def _jsonl_rows(source: "SourceConfig", path: Path, name: str) -> Iterator[RawRow]:
-    refuse_foreign(path, f"source {source.name}, file {name}", json_lines=True)
-    for number, line in read_lines(path, f"source {source.name}, file {name}"):
-        if line.strip():
-            yield _limited(RawRow(name, number, line))
+def cut_file(file: str, location: str, kind: FileKind, *, label: str, document: DocumentCut = "line") -> list[Part]:
+    """The parts of a file, in order: more than one of a large plain one. Raises as reading it would."""
+    if is_remote(location):
+        return [Part(file=file, label=label, location=location, kind=kind, size=remote_size(location) or 0)]
+    size = Path(location).stat().st_size
+    whole = Part(file=file, label=label, location=location, kind=kind, size=size)
+    if size <= PIECE_BYTES:
+        return [whole]
+    if kind in ("parquet", "arrow"):
+        return list(table_parts(whole))
+    with open_raw(location, label) as raw:
+        start = raw.read(HEAD_BYTES)
+    if packing_of(start) or (kind == "text" and document != "line"):
+        return [whole]
+    refuse_foreign(start, label, json_lines=kind == "jsonl")
+    return [
+        whole.replace(begin=begin, end=end, first_line=line, size=end - begin)
+        for begin, end, line in line_ranges(location, label, size=PIECE_BYTES)
+    ]
 
 
-def _text_rows(source: "SourceConfig", path: Path, name: str) -> Iterator[RawRow]:
-    """Documents of a text file: lines, passages or the whole of it, at the line where they begin."""
-    refuse_foreign(path, f"source {source.name}, file {name}", json_lines=False)
-    lines: list[bytes] = []
-    size = begin = 0
-    for number, line in read_lines(path, f"source {source.name}, file {name}"):
-        blank = not line.strip()
-        if blank and not lines:
-            continue
-        begin = begin or number
-        lines.append(line)
-        size += len(line) + 1
-        ends = {"line": True, "passage": blank and _is_passage(lines), "file": False}[source.document]
-        if ends or size > MAX_ROW_BYTES:
-            yield _text_row(name, begin, lines)
-            lines, size, begin = [], 0, 0
-    if lines:
-        yield _text_row(name, begin, lines)
+def share_out(parts: Iterable[Part]) -> Iterator[tuple[Part, ...]]:
+    """Neighbouring small parts together, as work for one job each."""
+    job: list[Part] = []
+    work = 0
+    for part in parts:
+        packed = part.location.endswith((".gz", ".zst")) or part.kind == "parquet"
+        amount = (part.size or PIECE_BYTES) * (PACKED_RATIO if packed else 1)
+        if job and work + amount > PIECE_BYTES:
+            yield tuple(job)
+            job, work = [], 0
+        job.append(part)
+        work += amount
+    if job:
+        yield tuple(job)
 
 
-def _is_passage(lines: list[bytes]) -> bool:
-    return sum(len(line.decode("utf-8", "replace")) for line in lines) >= PASSAGE_CHARACTERS
+def read_part(part: Part, advance: Advance, *, document: DocumentCut = "line") -> Iterator[Block | list[RawRow]]:
+    """The content of a part: blocks of JSON lines, or raw rows. Raises DataError or MissingError."""
+    keep_freed_memory()
+    if part.kind in ("parquet", "arrow"):
+        yield from table_rows(part)
+        advance(part.size)
+        return
+    with open_raw(part.location, part.label) as raw:
+        blocks = _blocks(raw, part, advance)
+        yield from _in_lists(_text_rows(blocks, part.first_line, document)) if part.kind == "text" else blocks
 
 
-def _text_row(name: str, line: int, lines: list[bytes]) -> RawRow:
-    raw = b"\n".join(lines).strip(b"\n")
-    row = _limited(RawRow(name, line, raw))
-    if isinstance(row.value, RowError):
-        return row
-    try:
-        return RawRow(name, line, {"text": read_text(raw).removeprefix("\ufeff")}, raw)
-    except RowError as error:
-        return RawRow(name, line, error, raw)
-
-
-def _limited(row: RawRow) -> RawRow:
-    """The row, or why it is too long, with the beginning of it."""
-    if isinstance(row.value, bytes) and len(row.value) > MAX_ROW_BYTES:
-        detail = f"more than {MAX_ROW_BYTES >> 20} MiB in one row; only its beginning is kept in the drop log"
-        return RawRow(row.file, row.line, RowError("too_long", detail), row.value[: 1 << 16])
-    return row
-
-
-def _parquet_rows(source: "SourceConfig", path: Path, name: str) -> Iterator[RawRow]:
-    from pyarrow import parquet
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        with parquet.ParquetFile(path, memory_map=True) as file:
-            yield from file.iter_batches(batch_size=_TABLE_ROWS)
-
-    return _table_rows(batches, source, name)
-
-
-def _arrow_rows(source: "SourceConfig", path: Path, name: str) -> Iterator[RawRow]:
-    def batches() -> Iterator[pa.RecordBatch]:
-        with path.open("rb") as start, pa.memory_map(str(path)) as file:
-            if start.read(6) == b"ARROW1":
-                reader = pa.ipc.open_file(file)
-                yield from (reader.get_batch(index) for index in range(reader.num_record_batches))
-            else:
-                yield from pa.ipc.open_stream(file)
-
-    return _table_rows(batches, source, name)
-
-
-def _table_rows(batches: Callable[[], Iterator[pa.RecordBatch]], source: "SourceConfig", name: str) -> Iterator[RawRow]:
-    number = 0
-    try:
-        for batch in batches():
-            for start in range(0, batch.num_rows, _TABLE_ROWS):
-                for value in _values(batch.slice(start, _TABLE_ROWS)):
-                    number += 1
-                    yield RawRow(name, number, value)
-    except (pa.ArrowException, OSError) as error:
-        what = f"source {source.name}, file {name}: cannot be read as {source.kind} after row {number}"
-        raise DataError(f"{what} ({str(error)[:100]}); it is damaged or of another format") from None
-
-
-def _values(batch: pa.RecordBatch) -> list[Mapping[str, Any] | RowError]:
-    try:
-        return batch.to_pylist()
-    except UnicodeDecodeError:
-        return [_value(batch.slice(index, 1)) for index in range(batch.num_rows)]
-
-
-def _value(one_row: pa.RecordBatch) -> Mapping[str, Any] | RowError:
-    try:
-        return one_row.to_pylist()[0]
-    except UnicodeDecodeError as error:
-        return RowError("bad_utf8", f"byte {error.start + 1} of a string is not UTF-8")
-
-
-_FILE_READERS: dict[str, Callable[["SourceConfig", Path, str], Iterator[RawRow]]] = {
-    "jsonl": _jsonl_rows,
-    "text": _text_rows,
-    "parquet": _parquet_rows,
-    "arrow": _arrow_rows,
-}
-
-
-def _pydocs_rows(source: "SourceConfig") -> Iterator[RawRow]:
-    from minimind.data import pydocs
-
-    for value in pydocs.rows(source.rows, source.packages):
-        yield RawRow(str(value["group"]), int(value["line"]), value)
+def check_part(part: Part, form: Form, advance: Advance, *, source: str, document: DocumentCut) -> Iterator[Checked]:
+    """What became of the rows of a part, some at a time; `source` is what their source column says."""
+    line = part.first_line
+    for read in read_part(part, advance, document=document):
+        if isinstance(read, Block):
+            checked = check_block(form, read, source=source, first_line=line)
+            line = checked.last_line + 1
+        else:
+            checked = check_rows(form, read, source=source)
+        yield checked
 
 
 def hub_url(source: "SourceConfig") -> str:
@@ -166,8 +113,89 @@ def hub_url(source: "SourceConfig") -> str:
     return f"hf://datasets/{source.dataset}@{source.revision}/{source.file}"
 
 
-def _hub_rows(source: "SourceConfig") -> Iterator[RawRow]:
+def read_hub(source: "SourceConfig") -> Iterator[list[RawRow]]:
     """Rows of a hub data set, streamed; any trouble on the way is one MissingError."""
+    return _in_lists(_hub_rows(source))
+
+
+def read_pydocs(source: "SourceConfig") -> Iterator[tuple[str, list[RawRow]]]:
+    """Rows of Python's documentation, module by module, and the module's name."""
+    from minimind.data import pydocs
+
+    values = pydocs.rows(source.rows, source.packages)
+    for group, rows in groupby(values, key=lambda value: str(value["group"])):
+        yield group, [RawRow(int(value["line"]), value, as_json(value)) for value in rows]
+
+
+def _blocks(raw: BinaryIO, part: Part, advance: Advance) -> Iterator[Block]:
+    """The lines of a part. Raises DataError where the file as a whole is none of lines."""
+    if part.end is not None:
+        raw.seek(part.begin)
+        for block in read_blocks(raw, size=part.end - part.begin):
+            yield block
+            advance(len(block.data) + block.left_out)
+        return
+    file = Unpacked(raw, part.label)
+    refuse_foreign(file.peek(HEAD_BYTES), part.label, json_lines=part.kind == "jsonl")
+    told = 0
+    for block in read_blocks(file):
+        yield block
+        advance(file.bytes_read - told)
+        told = file.bytes_read
+
+
+def _text_rows(blocks: Iterable[Block], first_line: int, document: DocumentCut) -> Iterator[RawRow]:
+    """Documents of a text file: lines, passages or the whole of it, at the line where they begin."""
+    lines: list[bytes] = []
+    size = begin = 0
+    for number, line in enumerate(_lines(blocks), first_line):
+        blank = not line.strip()
+        if blank and not lines:
+            continue
+        begin = begin or number
+        lines.append(line)
+        size += len(line) + 1
+        ends = {"line": True, "passage": blank and _is_passage(lines), "file": False}[document]
+        if ends or size > MAX_ROW_BYTES:
+            yield _text_row(begin, lines)
+            lines, size, begin = [], 0, 0
+    if lines:
+        yield _text_row(begin, lines)
+
+
+def _lines(blocks: Iterable[Block]) -> Iterator[bytes]:
+    for block in blocks:
+        for line in block.data.removesuffix(b"\n").split(b"\n"):
+            yield line.rstrip(b"\r")
+
+
+def _is_passage(lines: list[bytes]) -> bool:
+    return sum(len(line.decode("utf-8", "replace")) for line in lines) >= PASSAGE_CHARACTERS
+
+
+def _text_row(line: int, lines: list[bytes]) -> RawRow:
+    raw = b"\n".join(lines).strip(b"\n")
+    try:
+        return RawRow(line, {"text": read_text(raw).removeprefix("\ufeff")}, raw)
+    except RowError as error:
+        return RawRow(line, error, raw)
+
+
+def _in_lists(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
+    """Rows, some at a time, to be checked and written together."""
+    waiting: list[RawRow] = []
+    size = 0
+    for row in rows:
+        waiting.append(row)
+        size += len(row.raw)
+        if len(waiting) >= _ROWS_AT_ONCE or size >= BLOCK_BYTES:
+            yield waiting
+            waiting, size = [], 0
+    if waiting:
+        yield waiting
+
+
+def _hub_rows(source: "SourceConfig") -> Iterator[RawRow]:
     import datasets
 
     lines = bool(source.file and source.file.endswith(SUFFIXES["jsonl"]))
@@ -180,9 +208,10 @@ def _hub_rows(source: "SourceConfig") -> Iterator[RawRow]:
             stream = datasets.load_dataset(source.dataset, streaming=True, **arguments)
         for number, value in enumerate(stream, 1):
             if not lines:
-                yield RawRow(source.file or source.split, number, value)
+                yield RawRow(number, value, as_json(value))
             elif value["text"].strip():
-                yield _limited(RawRow(str(source.file), number, value["text"].encode("utf-8")))
+                raw = value["text"].encode("utf-8")
+                yield RawRow(number, raw, raw)
     except Exception as error:  # which HTTP library's errors come out depends on the hub client's version
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         where = f"source {source.name}: hub data set {source.dataset}"

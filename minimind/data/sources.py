@@ -5,14 +5,15 @@ dropped.jsonl, whole and with the reason; a source with too many of them stops t
 says what most of them have wrong. What a source is worth is its bytes: `content_digests` names them for the
 fingerprint, so a moved folder is reused and a flipped byte is not.
 
-Not here: reading the files (`files`, `readers`), judging whether a text is any good (`cleaning`). A hub data
-set counts by its name, file and revision; pin a commit where its bytes must not change.
+The work is cut into jobs by the files alone. Each leaves a piece, and the pieces in their order are the output:
+the same bytes for any number of workers, and after a kill.
+
+Not here: reading the files (`readers`), checking rows (`checking`), judging whether a text is any good
+(`cleaning`). A hub data set counts by its name, file and revision; pin a commit where its bytes must not change.
 """
 
-import itertools
-import json
-from collections import Counter
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -22,13 +23,19 @@ from pydantic import Field, model_validator
 from minimind import runtime
 from minimind.artifact import Inputs, Summary
 from minimind.config import WHERE, Config
-from minimind.data.documents import CONTENT, Row, RowKind, check_row
+from minimind.data.checking import Checked, Form, check_rows
+from minimind.data.documents import CONTENT, RowKind
 from minimind.data.dropped import DROPPED_FILE, DropLog
-from minimind.data.files import find_files
-from minimind.data.readers import RawRow, raw_rows
-from minimind.data.shards import ROWS_DIR, RowWriter
-from minimind.data.strict_json import RowError, read_json
-from minimind.errors import DataError
+from minimind.data.files import Part, find_files
+from minimind.data.ledger import Ledger
+from minimind.data.locations import is_remote, remote_digest
+from minimind.data.pieces import Advance, build_pieces, enough_workers
+from minimind.data.readers import DocumentCut, check_part, cut_file, read_hub, read_pydocs, share_out
+from minimind.data.row_parts import RowParts
+from minimind.data.shapes import Shape
+from minimind.data.shards import ROWS_DIR, gather_parts
+from minimind.data.tally import CHECK, Tally, shown
+from minimind.errors import DataError, MissingError
 from minimind.events import EVENTS_FILE, EventWriter
 from minimind.stage import Stage
 
@@ -37,6 +44,7 @@ WARN_FRACTION = 0.01
 """A source with more bad rows than this is warned of."""
 GIVE_UP_AFTER = 1000
 """Bad rows at the start of a source without one good row: a wrong key, not a few accidents."""
+_PIECES, _TAKEN = "pieces", "pieces.taken"
 
 
 class SourceConfig(Config):
@@ -47,12 +55,17 @@ class SourceConfig(Config):
     kind: Literal["jsonl", "text", "parquet", "arrow", "hub", "pydocs"] = "jsonl"
     rows: RowKind
     path: Annotated[str | None, WHERE] = None
-    """A file, a directory or a glob; relative to the data spec. Its bytes are the identity, it is not."""
+    """A file, a directory, a glob, or a URL; relative to the data spec. Its bytes are the identity, it is not."""
+    shape: Shape = "minimind"
+    """How the file writes its rows: as MiniMind does, or as Alpaca, ShareGPT or OpenAI (messages) do."""
     keys: dict[str, str] = {}
-    """Our field → the file's field, for example {text = "content"}; `group` may be given one too."""
+    """Our field → the file's field, for example {text = "content"} or {text = "meta.body"}; `group` may be given
+    one too. With another shape: the shape's field → the file's."""
+    weight: Annotated[float, WHERE] = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """How often the training rows are in the corpus: 2 is twice, 0.25 a quarter of them. The shard stage does it."""
     as_text: bool = False
     """The file holds conversations; their contents, joined by newlines, become the text of pretraining rows."""
-    document: Literal["passage", "line", "file"] = "passage"
+    document: DocumentCut = "passage"
     """Text files only: what a document is. A passage is some paragraphs, at least 1,000 characters."""
     limit: int | None = Field(default=None, ge=1)
     """At most so many good rows are taken."""
@@ -77,11 +90,27 @@ class SourceConfig(Config):
             raise ValueError(f'source `{self.name}`: a text file has rows = "pretrain" only')
         if self.as_text and (self.rows != "pretrain" or self.kind in ("text", "pydocs")):
             raise ValueError(f'source `{self.name}`: as_text is for conversations read with rows = "pretrain"')
+        if self.shape != "minimind" and self.kind in ("text", "pydocs"):
+            raise ValueError(f'source `{self.name}`: kind = "{self.kind}" has no other shape than minimind')
         allowed = {*CONTENT["chat" if self.as_text else self.rows], "group"}
-        allowed |= {"prompt"} if self.rows == "preference" else set()
-        if unknown := set(self.keys) - allowed:
+        allowed |= {"preference": {"prompt"}, "prompt": {"conversations"}}.get(self.rows, set())
+        if self.shape == "minimind" and (unknown := set(self.keys) - allowed):
             raise ValueError(f"source `{self.name}`: keys has {sorted(unknown)}; allowed: {sorted(allowed)}")
         return self
+
+    def form(self) -> Form:
+        """How its raw rows become rows."""
+        return Form(
+            rows=self.rows,
+            keys=self.keys,
+            as_text=self.as_text,
+            shape=self.shape,
+            has_groups="group" in self.keys or self.kind == "pydocs",
+        )
+
+    def files(self) -> dict[str, str]:
+        """Name → place of its files; none for sources of other kinds. Raises MissingError."""
+        return find_files(str(self.path), self.kind) if self.kind in FILE_KINDS else {}
 
 
 class IngestConfig(Config):
@@ -91,6 +120,8 @@ class IngestConfig(Config):
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     max_bad_fraction: float = Field(default=0.5, ge=0, le=1)
     """A source with a larger share of unusable rows stops the run."""
+    workers: Annotated[int, WHERE] = Field(default=0, ge=0)
+    """Processes; 0 takes one for each core."""
 
     @model_validator(mode="after")
     def _sources_have_these_rows(self) -> Self:
@@ -109,177 +140,168 @@ def content_digests(config: IngestConfig) -> dict[str, str]:
             digests[source.name] = pydocs.content_digest(source.packages)
         elif source.kind == "hub":
             digests[source.name] = f"{source.dataset}@{source.revision}/{source.file or source.split}"
-        else:
-            for name, path in find_files(str(source.path), source.kind).items():
-                stat = path.stat()
-                digests[f"{source.name}/{name}"] = _sha256(path, stat.st_size, stat.st_mtime_ns)
+        for name, place in source.files().items():
+            digests[f"{source.name}/{name}"] = remote_digest(place) if is_remote(place) else _local_digest(place)
     return digests
 
 
 def ingest(config: IngestConfig, inputs: Inputs, out_dir: Path) -> Summary:
     """Read every source in its order; good rows to rows/, the others to dropped.jsonl."""
-    figures: Counter[str] = Counter()
-    warnings: list[str] = []
-    samples: list[str] = []
-    with (
-        RowWriter(out_dir / ROWS_DIR, config.rows) as writer,
-        DropLog(out_dir) as dropped,
-        EventWriter(out_dir / EVENTS_FILE) as events,
-    ):
-        progress = _progress(config, events)
-        for source in config.sources:
-            tally = _read_source(source, config, writer, dropped, progress)
-            figures.update(tally.figures())
-            figures[f"rows_from_{source.name}"] = tally.rows_kept
-            samples.extend(tally.samples)
-            if tally.bad_fraction() > WARN_FRACTION:
-                warnings.append(tally.complaint())
-        figures.update({f"dropped_{reason}": count for (_, reason), count in sorted(dropped.counts.items())})
-    if not writer.rows:
-        raise DataError(f"no {config.rows} rows are left of {_named(config)}; the reasons are in {DROPPED_FILE}")
-    return Summary(figures=dict(figures), samples=samples, warnings=warnings)
-
-
-INGEST = Stage("ingest", ingest, sources=content_digests)
-
-
-class _Tally:
-    """What became of the rows of one source."""
-
-    def __init__(self, source: SourceConfig) -> None:
-        self.source = source
-        self.rows_kept = self.rows_dropped = self.bytes_kept = self.bytes_dropped = 0
-        self.reasons: Counter[str] = Counter()
-        self.first: dict[str, str] = {}
-        """Reason → where it was met first, and what was wrong there."""
-        self.samples: list[str] = []
-
-    def figures(self) -> dict[str, int]:
-        """The ledger: in = kept + dropped, in rows and in bytes as read."""
-        return {
-            "rows_in": self.rows_kept + self.rows_dropped,
-            "rows_kept": self.rows_kept,
-            "rows_dropped": self.rows_dropped,
-            "bytes_in": self.bytes_kept + self.bytes_dropped,
-            "bytes_kept": self.bytes_kept,
-            "bytes_dropped": self.bytes_dropped,
-        }
-
-    def keep(self, row: Row, size: int) -> None:
-        self.rows_kept += 1
-        self.bytes_kept += size
-        if len(self.samples) < 2:
-            self.samples.append(json.dumps(row, ensure_ascii=False)[:400])
-
-    def drop(self, raw: RawRow, error: RowError, size: int) -> None:
-        self.rows_dropped += 1
-        self.bytes_dropped += size
-        self.reasons[error.reason] += 1
-        self.first.setdefault(error.reason, f"{raw.file}, line {raw.line}: {error.detail}")
-
-    def bad_fraction(self) -> float:
-        return self.rows_dropped / max(1, self.rows_kept + self.rows_dropped)
-
-    def complaint(self) -> str:
-        """How many rows are bad, and the most frequent reason with its first place."""
-        reason, count = self.reasons.most_common(1)[0]
-        total = self.rows_kept + self.rows_dropped
-        return (
-            f"source {self.source.name}: {self.rows_dropped:,} of {total:,} rows cannot be used; "
-            f"most often {reason} ({count:,}), first in {self.first[reason]}"
+    for leftover in (ROWS_DIR, _TAKEN):
+        shutil.rmtree(out_dir / leftover, ignore_errors=True)
+    (out_dir / DROPPED_FILE).unlink(missing_ok=True)
+    jobs = [job for source in config.sources for job in _jobs(source, config)]
+    total = sum(part.size for job in jobs for part in job.parts) + 1
+    with EventWriter(out_dir / EVENTS_FILE, keep_bytes=0) as events:
+        pieces = build_pieces(
+            read_piece,
+            jobs,
+            out_dir / _PIECES,
+            workers=enough_workers(config.workers, total),
+            on_progress=lambda done: events.progress(min(done, total - 1), total, "bytes"),
         )
+        tallies = _tallies(config, jobs, pieces)
+        ledger = Ledger()
+        for tally in tallies:
+            _judge(tally, config)
+            ledger.add(tally.ledger)
+        if not ledger.rows_kept.total():
+            raise DataError(f"no {config.rows} rows are left of {_named(config)}; the reasons are in {DROPPED_FILE}")
+        _collect(pieces, ledger, out_dir)
+        events.progress(total, total, "bytes")
+    return _summary(tallies, ledger)
 
 
-def _read_source(
-    source: SourceConfig, config: IngestConfig, writer: RowWriter, dropped: DropLog, progress: Callable[[int], None]
-) -> _Tally:
-    """Pass the rows of one source through the check. Raises DataError where too many fail it."""
-    tally = _Tally(source)
-    several = source.kind in FILE_KINDS and len(find_files(str(source.path), source.kind)) > 1
-    for raw in _until_limit(source, tally):
-        text = _raw_bytes(raw)
-        try:
-            row = _row(source, raw, several)
-        except RowError as error:
-            tally.drop(raw, error, len(text))
-            shown = text.decode("utf-8", "backslashreplace")
-            where = {"source": source.name, "file": raw.file, "line": raw.line}
-            dropped.add(**where, rule="check", reason=error.reason, detail=error.detail, text=shown)
-            if not tally.rows_kept and tally.rows_dropped >= GIVE_UP_AFTER and config.max_bad_fraction < 1:
+INGEST = Stage("ingest", ingest, sources=content_digests, format_version=2, resumable=True)
+
+
+class ReadJob(Config):
+    """Some files, or ranges of them, of one source; no files for a source that has none."""
+
+    source: SourceConfig
+    max_bad_fraction: float
+    parts: tuple[Part, ...] = ()
+    several: bool = False
+    """The source has more files than one, so a row says which it is of."""
+    begins: bool = True
+    """The first job of its source."""
+
+
+def read_piece(job: ReadJob, out_dir: Path, advance: Advance) -> None:
+    """Check the rows of a job: the good ones to rows/, the others to dropped.jsonl, the counts beside them."""
+    source, form, tally = job.source, job.source.form(), Tally(job.source.name)
+    with RowParts(out_dir / ROWS_DIR, source.rows) as writer, DropLog(out_dir) as dropped:
+        for file, checked in _checked(job, form, advance):
+            if source.limit:
+                checked = checked.first(source.limit - tally.kept)
+            tally.add(checked, form, file=file)
+            writer.write(checked.rows)
+            for row in checked.bad:
+                where = {"source": source.name, "file": file, "line": row.line, "rule": CHECK}
+                dropped.add(**where, reason=row.reason, detail=row.detail, text=shown(row.raw))
+            if tally.kept == source.limit:
                 break
-        else:
-            tally.keep(row, len(text))
-            writer.write(row, len(text))
-        progress(len(text))
-    _judge(tally, config)
-    return tally
+            hopeless = job.begins and not tally.kept and tally.dropped >= GIVE_UP_AFTER
+            if hopeless and job.max_bad_fraction < 1:
+                raise DataError(_too_bad(tally, job.max_bad_fraction, gave_up=True))
+    tally.write(out_dir)
 
 
-def _judge(tally: _Tally, config: IngestConfig) -> None:
-    source = tally.source
-    if not tally.rows_kept and not tally.rows_dropped:
-        raise DataError(
-            f"source {source.name}: {source.path or source.dataset or source.kind} is empty, it has no rows"
+def _jobs(source: SourceConfig, config: IngestConfig) -> Iterator[ReadJob]:
+    """The work on one source. What must be read in one go, because of a limit, is one job."""
+    whole = ReadJob(source=source, max_bad_fraction=config.max_bad_fraction)
+    files = source.files()
+    parts = [
+        part
+        for name, place in files.items()
+        for part in cut_file(
+            name, place, source.kind, label=f"source {source.name}, file {name}", document=source.document
         )
+    ]
+    if not parts:
+        yield whole
+        return
+    for number, shared in enumerate([tuple(parts)] if source.limit else share_out(parts)):
+        yield whole.replace(parts=shared, several=len(files) > 1, begins=number == 0)
+
+
+def _checked(job: ReadJob, form: Form, advance: Advance) -> Iterator[tuple[str, Checked]]:
+    """What became of the rows of a job, some at a time, with the file they are of."""
+    source = job.source
+    if source.kind == "pydocs":
+        for group, rows in read_pydocs(source):
+            yield group, check_rows(form, rows, source=source.name)
+    if source.kind == "hub":
+        for rows in read_hub(source):
+            yield source.file or source.split, check_rows(form, rows, source=source.name)
+    for part in job.parts:
+        origin = f"{source.name}/{part.file}" if job.several else source.name
+        for checked in check_part(part, form, advance, source=origin, document=source.document):
+            yield part.file, checked
+
+
+def _tallies(config: IngestConfig, jobs: Sequence[ReadJob], pieces: Sequence[Path]) -> list[Tally]:
+    """What became of the rows of each source."""
+    tallies = {source.name: Tally(source.name) for source in config.sources}
+    for job, piece in zip(jobs, pieces, strict=True):
+        tallies[job.source.name].merge(Tally.read(piece))
+    return [tallies[source.name] for source in config.sources]
+
+
+def _judge(tally: Tally, config: IngestConfig) -> None:
+    if not tally.kept and not tally.dropped:
+        source = next(source for source in config.sources if source.name == tally.source)
+        what = source.path or source.dataset or source.kind
+        raise DataError(f"source {source.name}: {what} is empty, it has no rows; fetch it again or take it out")
     if tally.bad_fraction() > config.max_bad_fraction:
-        raise DataError(
-            f"{tally.complaint()}. That is more than max_bad_fraction = {config.max_bad_fraction}; mend the file, "
-            'name its fields in `keys` (like {text = "content"}), or raise max_bad_fraction in the data spec'
-        )
+        raise DataError(_too_bad(tally, config.max_bad_fraction))
 
 
-def _progress(config: IngestConfig, events: EventWriter) -> Callable[[int], None]:
-    """Takes the bytes of each row and reports their sum; packed files and the hub have more than is foreseen."""
-    files = [find_files(str(source.path), source.kind) for source in config.sources if source.kind in FILE_KINDS]
-    total = sum(path.stat().st_size for named in files for path in named.values()) + 1
-    done = 0
-
-    def advance(size: int) -> None:
-        nonlocal done
-        done += size
-        events.progress(min(done, total - 1), total, "bytes")
-
-    return advance
+def _too_bad(tally: Tally, allowed: float, *, gave_up: bool = False) -> str:
+    return (
+        f"source {tally.source}: {tally.complaint(gave_up=gave_up)}. That is more than max_bad_fraction = {allowed}; "
+        'mend the file, name its fields in `keys` (like {text = "content"}), or raise max_bad_fraction in the data spec'
+    )
 
 
-def _until_limit(source: SourceConfig, tally: _Tally) -> Iterator[RawRow]:
-    return itertools.takewhile(lambda _: source.limit is None or tally.rows_kept < source.limit, raw_rows(source))
+def _collect(pieces: Sequence[Path], ledger: Ledger, out_dir: Path) -> None:
+    """Make the output of the pieces. They get another name first: taken apart, they must not count as finished."""
+    taken = out_dir / _TAKEN
+    (out_dir / _PIECES).rename(taken)
+    moved = [taken / piece.name for piece in pieces]
+    gather_parts(moved, out_dir / ROWS_DIR, ROWS_DIR, stem="part")
+    with (out_dir / DROPPED_FILE).open("wb") as whole:
+        for piece in moved:
+            with (piece / DROPPED_FILE).open("rb") as part:
+                shutil.copyfileobj(part, whole, 1 << 20)
+    ledger.write(out_dir)
+    shutil.rmtree(taken)
 
 
-def _row(source: SourceConfig, raw: RawRow, several: bool) -> Row:
-    """The checked row with all columns. Raises RowError."""
-    if isinstance(raw.value, RowError):
-        raise raw.value
-    value = read_json(raw.value) if isinstance(raw.value, bytes) else raw.value
-    group = None
-    if isinstance(value, dict):
-        value = {**value, **{ours: value[theirs] for ours, theirs in source.keys.items() if theirs in value}}
-        group = value.get("group") if "group" in source.keys or source.kind == "pydocs" else None
-    if source.as_text:
-        chat = check_row("chat", value)
-        # The conversation's id as the group: where it is a chat row too, both are on one side of the split.
-        group = chat["id"] if group is None else group
-        turns = [turn["content"] for turn in chat["conversations"]]
-        value = {"text": "\n".join(text for text in turns if text.strip())}
-    row = check_row(source.rows, value)
-    origin = f"{source.name}/{raw.file}" if several else source.name
-    return {"source": origin, "line": raw.line, "group": str(row["id"] if group is None else group), **row}
-
-
-def _raw_bytes(raw: RawRow) -> bytes:
-    if raw.raw:
-        return raw.raw
-    if isinstance(raw.value, bytes):
-        return raw.value
-    if isinstance(raw.value, RowError):
-        return b""
-    return json.dumps(dict(raw.value), ensure_ascii=False, default=str).encode("utf-8", "backslashreplace")
+def _summary(tallies: Sequence[Tally], ledger: Ledger) -> Summary:
+    blank = {"blank_lines": sum(tally.blank for tally in tallies)}
+    from_each = {f"rows_from_{tally.source}": tally.kept for tally in tallies}
+    return Summary(
+        figures={**ledger.figures(), **blank, **from_each},
+        samples=[sample for tally in tallies for sample in tally.samples],
+        warnings=[
+            f"source {tally.source}: {tally.complaint()}" for tally in tallies if tally.bad_fraction() > WARN_FRACTION
+        ],
+    )
 
 
 def _named(config: IngestConfig) -> str:
     return "source " + ", ".join(source.name for source in config.sources)
 
 
+def _local_digest(place: str) -> str:
+    try:
+        stat = Path(place).stat()
+        return _sha256(place, stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise MissingError(f"{place}: cannot be read ({error.strerror}); look at its place and permissions") from None
+
+
 @cache
-def _sha256(path: Path, _size: int, _changed: int) -> str:
-    return runtime.file_sha256(path)
+def _sha256(place: str, _size: int, _changed: int) -> str:
+    return runtime.file_sha256(Path(place))

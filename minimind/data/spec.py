@@ -14,8 +14,10 @@ from minimind import runtime
 from minimind.config import WHERE, Config, nearest, read_toml
 from minimind.data.cleaning import CleanConfig
 from minimind.data.documents import RowKind
-from minimind.data.rules import CleanRules
-from minimind.data.shards import SHARD_BYTES, ShardConfig
+from minimind.data.locations import is_remote
+from minimind.data.rules.settings import CleanRules
+from minimind.data.sharding import ShardConfig
+from minimind.data.shards import SHARD_BYTES
 from minimind.data.sources import IngestConfig, SourceConfig
 from minimind.errors import ConfigError, MissingError
 
@@ -36,6 +38,8 @@ class DataSpec(Config):
     seed: int = 0
     """Of the split between training and validation."""
     shard_bytes: Annotated[int, WHERE] = Field(default=SHARD_BYTES, ge=1024)
+    workers: Annotated[int, WHERE] = Field(default=0, ge=0)
+    """Processes for the data stages; 0 takes one for each core."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -49,7 +53,14 @@ def load_spec(name_or_path: str | Path) -> DataSpec:
     """The spec of that name, or at that path where it ends in .toml; its file paths made absolute."""
     path = _spec_path(name_or_path)
     spec = DataSpec.parse({"name": path.stem, **read_toml(path)}, origin=str(path))
-    return spec.replace(source=tuple(_resolved(source, path.resolve().parent) for source in spec.source))
+    base = path.resolve().parent
+    return spec.replace(
+        source=tuple(
+            source if source.path is None else source.replace(path=_resolved(source.path, base))
+            for source in spec.source
+        ),
+        clean=spec.clean.replace(evaluation=tuple(_resolved(name, base) for name in spec.clean.evaluation)),
+    )
 
 
 def kinds(spec: DataSpec) -> tuple[RowKind, ...]:
@@ -64,18 +75,23 @@ def ingest_config(spec: DataSpec, kind: RowKind) -> IngestConfig:
     if not sources:
         have = ", ".join(kinds(spec))
         raise ConfigError(f'data spec {spec.name}: no [[source]] has rows = "{kind}" (it has: {have})')
-    return IngestConfig(rows=kind, sources=sources, max_bad_fraction=spec.max_bad_fraction)
+    return IngestConfig(rows=kind, sources=sources, max_bad_fraction=spec.max_bad_fraction, workers=spec.workers)
 
 
 def clean_config(spec: DataSpec, kind: RowKind) -> CleanConfig:
     """How rows of `kind` are cleaned."""
-    return CleanConfig(rows=kind, **spec.clean.model_dump())
+    return CleanConfig(rows=kind, workers=spec.workers, **spec.clean.model_dump())
 
 
 def shard_config(spec: DataSpec, kind: RowKind) -> ShardConfig:
     """How rows of `kind` are split and cut into files."""
     return ShardConfig(
-        rows=kind, validation_fraction=spec.validation_fraction, shard_bytes=spec.shard_bytes, seed=spec.seed
+        rows=kind,
+        validation_fraction=spec.validation_fraction,
+        shard_bytes=spec.shard_bytes,
+        seed=spec.seed,
+        weights={source.name: source.weight for source in spec.source if source.rows == kind and source.weight != 1},
+        workers=spec.workers,
     )
 
 
@@ -92,7 +108,6 @@ def _spec_path(name_or_path: str | Path) -> Path:
     return path
 
 
-def _resolved(source: SourceConfig, base: Path) -> SourceConfig:
-    if source.path is None:
-        return source
-    return source.replace(path=str(base / Path(source.path).expanduser()))
+def _resolved(path: str, base: Path) -> str:
+    """`path` as seen from the data spec; a URL as it is."""
+    return path if is_remote(path) else str(base / Path(path).expanduser())

@@ -1,13 +1,19 @@
 """Strict JSON: one line of a data file as a value, or the exact reason why it is none.
 
 The standard parser is lenient where data goes wrong in silence: of two equal keys the last one wins, NaN
-and infinity are numbers, integers have no end. Here each of these is a `RowError`. Python's own parser with
-hooks is fast enough (about 100 MB/s on text) and tells the column.
+and infinity are numbers, integers have no end. Here each of these is a `RowError`.
+
+`read_json` is Python's own parser with hooks: it decides what is right and tells the column of what is not.
+`quick_json` gives the same value at three times the speed where it is certain of it, and `DOUBT` where it is
+not; most lines need no more than it. Not here: what a row must look like (`documents`).
 """
 
 import json
 import math
-from typing import Any, Literal, NoReturn
+from enum import Enum
+from typing import Any, Final, Literal, NoReturn
+
+import msgspec
 
 from minimind.errors import DataError
 
@@ -35,6 +41,8 @@ MAX_DEPTH = 64
 """Nesting allowed in a JSON row: real rows need 6, and tool schemas some more."""
 _BIGGEST = 2**63
 """What fits a 64-bit integer; a longer number is no number anybody meant."""
+_HOPELESS = -(2**40)
+"""Makes any sum of numbers of strings negative: a row has fewer bytes than that."""
 
 
 class RowError(DataError):
@@ -64,6 +72,28 @@ def read_json(raw: bytes) -> Any:
     return value
 
 
+class Doubt(Enum):
+    """The type of `DOUBT`, what `quick_json` says where it cannot tell."""
+
+    DOUBT = 0
+
+
+DOUBT: Final = Doubt.DOUBT
+
+
+def quick_json(raw: bytes, num_quotes: int) -> Any:
+    """The value that `read_json` gives for `raw`, or DOUBT.
+
+    `raw` is UTF-8 without control characters and has `num_quotes` quotes that no backslash escapes. A key that
+    stands twice is one string less in the value than there are in the line, so the quotes tell it.
+    """
+    try:
+        value = _QUICK.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return DOUBT
+    return value if 2 * _num_strings(value, MAX_DEPTH) == num_quotes else DOUBT
+
+
 def read_text(raw: bytes) -> str:
     """`raw` as UTF-8 text without NUL bytes. Raises RowError."""
     if b"\0" in raw:
@@ -72,6 +102,20 @@ def read_text(raw: bytes) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RowError("bad_utf8", f"byte {error.start + 1} (0x{raw[error.start]:02x}) is not UTF-8") from None
+
+
+def _num_strings(value: Any, depth: int) -> int:
+    """Strings in `value`, keys too; hopelessly negative where it is deeper than `depth` or has a huge number."""
+    kind = type(value)
+    if kind is str:
+        return 1
+    if kind is dict or kind is list:
+        if not depth:
+            return _HOPELESS
+        inner = value.values() if kind is dict else value
+        keys = len(value) if kind is dict else 0
+        return keys + sum([1 if type(item) is str else _num_strings(item, depth - 1) for item in inner])
+    return 0 if value is None or -_BIGGEST <= value < _BIGGEST else _HOPELESS  # a boolean is a number here
 
 
 def _depth(value: Any) -> int:
@@ -112,3 +156,4 @@ def _float(digits: str) -> float:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_int, parse_float=_float)
+_QUICK = msgspec.json.Decoder()

@@ -51,7 +51,7 @@ def references(
             for which, values in zip(("chosen", "rejected"), _compute(model, pairs, ranks), strict=True)
         }
         if ranks.is_first:
-            runtime.write_atomic(path, save(found, metadata={"key": key, "digest": _digest(found)}))
+            runtime.write_atomic(path, save(found, metadata=_seal(key, found)))
     else:
         found = _read(path, key)
     return {
@@ -90,7 +90,12 @@ def _read(path: Path, key: str) -> dict[str, Tensor]:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     except SafetensorError:
         return {}
-    return found if metadata == {"key": key, "digest": _digest(found)} else {}
+    return found if metadata == _seal(key, found) else {}
+
+
+def _seal(key: str, tensors: dict[str, Tensor]) -> dict[str, str]:
+    """One entry, because safetensors writes several in an order that changes from run to run."""
+    return {"seal": f"{key} {_digest(tensors)}"}
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -1,0 +1,1 @@
+"""Speed against peers: `python -m benchmarks.<name>`. One file per claim; see README.md here."""

@@ -1,0 +1,153 @@
+"""How a claim of speed is measured: every variant in a fresh process, interleaved, medians, one table.
+
+A benchmark is a module with `VARIANTS`, a dict of name → function `(input: Path) -> figures`, and
+`if __name__ == "__main__": main(__name__ …)`. Each repeat runs every variant once, in turn, so that a noisy
+minute touches all of them. CPU seconds (user + system, children included) are what is compared: they hold on
+a busy machine. A variant may return `cpu_seconds` itself, to leave its preparation out.
+
+Not here: assertions. A time is never a test.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Variant = Callable[[Path], dict[str, Any]]
+"""Does the work on the input once; returns figures, among them `megabytes` or `documents` that were processed."""
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(
+    module: str, title: str, variants: Mapping[str, Variant], *, baseline: str, default_input: Callable[[], Path]
+) -> None:
+    """Command line of a benchmark: run one variant in this process (`--variant`), or compare all of them.
+
+    `baseline` is the variant the others are a ratio of. `module` is the benchmark's dotted name.
+    """
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument(
+        "--input", type=Path, help="JSONL of {'text': …} rows; by default made from Python's documentation"
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", nargs="*", choices=list(variants), help="compare these variants only")
+    parser.add_argument("--variant", choices=list(variants), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    path = (given.input or default_input()).resolve()
+    if given.variant:
+        print(json.dumps(_measured(variants[given.variant], path)))
+        return
+    names = given.only or list(variants)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for _ in range(given.repeats):
+        for name in names:
+            runs[name].append(_in_fresh_process(module, name, path))
+    _report(module, title, runs, baseline, path)
+
+
+def sample_corpus(directory: Path, *, megabytes: int = 40) -> Path:
+    """Documentation of this Python as JSONL, told again with numbered headings until it is large enough."""
+    from minimind.data import pydocs
+
+    path = directory / f"pydocs-{megabytes}mb.jsonl"
+    if path.exists():
+        return path
+    directory.mkdir(parents=True, exist_ok=True)
+    texts = [row["text"] for row in pydocs.rows("pretrain", "stdlib")]
+    with path.open("w", encoding="utf-8") as file:
+        round_, size = 0, 0
+        while size < megabytes * 1_000_000:
+            for number, text in enumerate(texts):
+                words = text.split(" ")
+                cut = (number * 7 + round_ * 13) % max(1, len(words))  # every round is another text
+                told = " ".join([*words[cut:], f"\n\n{round_}.{number}\n\n", *words[:cut]])
+                size += file.write(json.dumps({"text": told}, ensure_ascii=False) + "\n")
+            round_ += 1
+    return path
+
+
+def _measured(work: Variant, path: Path) -> dict[str, Any]:
+    began, wall = _cpu_seconds(), time.monotonic()
+    figures = work(path)
+    peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {
+        "cpu_seconds": _cpu_seconds() - began,
+        "wall_seconds": time.monotonic() - wall,
+        "peak_mb": max(peaks) / (1024 if sys.platform == "linux" else 1 << 20),
+        **figures,
+    }
+
+
+def _cpu_seconds() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def _in_fresh_process(module: str, variant: str, path: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", module, "--variant", variant, "--input", str(path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    if done.returncode:
+        raise RuntimeError(f"{variant} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _report(module: str, title: str, runs: Mapping[str, list[dict[str, Any]]], baseline: str, path: Path) -> None:
+    medians = {name: _medians(found) for name, found in runs.items()}
+    rates = {name: _rate(figures) for name, figures in medians.items()}
+    base = rates.get(baseline)
+    table = Table("variant", "CPU s", "per CPU s", f"× {baseline}", "peak MB", "figures", title=title)
+    for name, figures in medians.items():
+        others = {k: v for k, v in figures.items() if k not in ("cpu_seconds", "wall_seconds", "peak_mb")}
+        shown = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in others.items())
+        ratio = f"{rates[name] / base:.2f}" if base else "–"
+        table.add_row(
+            name, f"{figures['cpu_seconds']:.2f}", f"{rates[name]:.1f}", ratio, f"{figures['peak_mb']:.0f}", shown
+        )
+    Console(width=160).print(table)
+    RESULTS.mkdir(exist_ok=True)
+    result = {
+        "title": title,
+        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "input_bytes": path.stat().st_size,
+        "repeats": len(next(iter(runs.values()))),
+        "baseline": baseline,
+        "variants": {name: {**medians[name], "ratio": rates[name] / base if base else None} for name in runs},
+    }
+    text = json.dumps(result, ensure_ascii=False, indent=2) + "\n"
+    (RESULTS / f"{module.rpartition('.')[2]}.json").write_text(text, encoding="utf-8")
+
+
+def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    def middle(name: str) -> Any:
+        values = [run[name] for run in runs]
+        return median(values) if isinstance(values[0], int | float) else values[0]
+
+    return {name: middle(name) for name in runs[0]}
+
+
+def _rate(figures: Mapping[str, Any]) -> float:
+    """Megabytes, else documents, per CPU second."""
+    return figures.get("megabytes", figures.get("documents", 0)) / max(1e-9, figures["cpu_seconds"])
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )

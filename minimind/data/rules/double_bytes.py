@@ -1,0 +1,147 @@
+"""Text of two-byte encodings gone wrong: UTF-8 read as GBK and the like, and GBK and the like read as latin-1.
+
+Both are undone the same way: the text is written in the encoding it was wrongly read in, and the bytes must read
+well in the right one. GBK (as GB18030), Big5 (with HKSCS), Shift-JIS and EUC-KR have so many pairs of bytes that
+nearly any UTF-8 can be read in them, and most of what comes out is rare Han; natural text is hardly ever valid
+UTF-8 the other way round. What was lost on the way becomes U+FFFD.
+
+Not here: which texts to look at, and how much loss is too much (`mojibake`).
+"""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from minimind.data.rules.characters import (
+    CharClass,
+    class_table,
+    frequent_han,
+    kind_table,
+    kinds_of,
+    rare_hangul,
+)
+from minimind.data.rules.texts import KINDS
+
+SINGLE = ("latin-1", "sloppy-windows-1252")
+"""The encodings in which other bytes are mostly read by mistake; ftfy's windows-1252 keeps undefined bytes."""
+CP1252 = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
+"""What windows-1252 has for the bytes 80 to 9F."""
+_READ_WELL = 0.5
+"""Of the bytes that are not ASCII, what must be in good UTF-8 before a lossy line is taken for mojibake."""
+_LEAST_HAN = 4
+"""Characters that must come out of a damaged piece without other signs: half of random ones are rare Han."""
+_FREQUENT = 0.15
+"""Of Han that came out, what must be among the 500 most frequent: prose has 0.4 and more, other bytes 0.05."""
+
+
+def of_high_bytes(line: str) -> str | None:
+    """GBK, Big5, Shift-JIS or EUC-KR that was read as latin-1 or windows-1252; None if it was not."""
+    if not _HIGH_RUN.search(line):
+        return None
+    readings = [read for wrong in SINGLE for read in _read_as(line, wrong)]
+    return max(readings, key=_frequent_share, default=None)
+
+
+def _read_as(line: str, wrong: str) -> Iterator[str]:
+    """What the line may have been in each encoding, if its bytes were read as `wrong`; nothing if it was UTF-8."""
+    try:
+        raw = line.encode(wrong)
+        raw.decode("utf-8")
+    except UnicodeEncodeError:
+        return
+    except UnicodeDecodeError:
+        for codec in (*_CODECS, "euc_jp"):
+            read = raw.decode(codec, "ignore")
+            if len(read.encode(codec, "ignore")) == len(raw) and _reads_well(read):
+                yield read
+
+
+def wrong_encodings(text: str) -> list[str]:
+    """The encodings of two bytes in which some of `text` looks like UTF-8: none, of almost all texts."""
+    if not _CJK.search(text):
+        return []
+    return [codec for codec in _CODECS if _UTF8_BYTES.search(text.encode(codec, "ignore"))]
+
+
+def of_double_bytes(line: str, wrong: list[str]) -> str:
+    """UTF-8 that was read as GBK, Big5, Shift-JIS or EUC-KR: the whole line, else its damaged stretches."""
+    whole = best_reading(line, wrong)
+    if whole is not None:
+        return whole
+    return _STRETCH.sub(lambda found: best_reading(found[0], wrong, lossless=True) or found[0], line)
+
+
+def best_reading(damaged: str, wrong: list[str], *, lossless: bool = False) -> str | None:
+    """The UTF-8 behind `damaged` in the encoding that loses least; None if it never was UTF-8."""
+    found = [(read.count("\ufffd"), read) for codec in wrong if (read := _reading(damaged, codec)) is not None]
+    lost, read = min(found, default=(0, None))
+    return None if lossless and lost else read
+
+
+def _reading(damaged: str, codec: str) -> str | None:
+    """`damaged` written in `codec` and read as UTF-8, U+FFFD standing for what was lost; None if that is no text.
+
+    Three bytes are valid UTF-8 by chance once in fifty tries and two once in five, so a few characters of three
+    bytes prove enough where they are everyday ones; Cyrillic or Latin letters must be without a gap.
+    """
+    pieces = [piece.encode(codec, "ignore") for piece in damaged.split("\ufffd")]
+    if sum(len(piece.decode(codec, "ignore")) for piece in pieces) < 0.9 * len(damaged.replace("\ufffd", "")):
+        return None  # characters that this encoding has not
+    raw = b"\xff".join(pieces)
+    if codec == "gb18030":
+        raw = raw.replace(_EURO_IN_GB, b"\x80")  # as Windows and browsers read this byte
+    read = raw.decode("utf-8", "replace")
+    wide, narrow = len(_WIDE.findall(read)), len(_NARROW.findall(read))
+    if 3 * wide + 2 * narrow < _READ_WELL * len(_HIGH_BYTE.findall(raw)):
+        return None
+    is_lossless = "\ufffd" not in read
+    if wide >= _LEAST_HAN and wide > narrow and _reads_well(read):
+        return _GAP.sub("\ufffd", read)
+    if is_lossless and wide and not narrow and _MARK.search(damaged) and _reads_well(read, least=0):
+        return read
+    if is_lossless and not wide and narrow >= 10:
+        scripts = {int(class_table()[ord(char)]) for char in _NARROW.findall(read)}
+        return read if len(scripts - {CharClass.LATIN1, CharClass.SPACE}) == 1 else None
+    return None
+
+
+def _reads_well(read: str, *, least: int = _LEAST_HAN) -> bool:
+    """Whether what is not ASCII is everyday Chinese, Japanese or Korean with its punctuation."""
+    if 4 * len(_HALFWIDTH.findall(read)) > len(read):
+        return False  # as Shift-JIS reads any byte from A1 to DF
+    classes = class_table()[[ord(char) for char in read if char > "\x7f" and char != "\ufffd"]]
+    counts = np.bincount(classes, minlength=len(CharClass))
+    good = counts[[CharClass.HAN, CharClass.KANA, CharClass.HANGUL]].sum()
+    neutral = counts[[CharClass.WIDE, CharClass.QUOTE, CharClass.SPACE]].sum()
+    rare = counts[CharClass.RARE_HAN]
+    everyday = good + neutral >= 0.7 * len(classes) and good + neutral + rare >= 0.9 * len(classes)
+    return bool(everyday and good >= least and (good < 2 * _LEAST_HAN or _frequent_share(read) > _FREQUENT))
+
+
+def _frequent_share(read: str) -> float:
+    """Of Han, kana and Hangul, those that are frequent: kana all, of Hangul those that are written at all."""
+    kinds = kind_table()[[ord(char) for char in read]]
+    counts = np.bincount(kinds, minlength=KINDS)
+    cjk = sum(int(counts[kinds_of(kind)].sum()) for kind in _CJK_CLASSES)
+    frequent = counts[frequent_han()].sum() + counts[kinds_of(CharClass.KANA)].sum()
+    hangul = counts[kinds_of(CharClass.HANGUL)].sum() - counts[rare_hangul()].sum()
+    return float(frequent + hangul) / max(1, cjk)
+
+
+_CJK_CLASSES = (CharClass.HAN, CharClass.RARE_HAN, CharClass.KANA, CharClass.HANGUL)
+_CODECS = ("gb18030", "big5hkscs", "cp932", "cp949")
+_EURO_IN_GB = "€".encode("gb18030")
+_HIGH_RUN = re.compile(f"[\x80-\xff{CP1252}]{{4,}}")
+_HIGH_BYTE = re.compile(b"[\x80-\xff]")
+_WIDE = re.compile("[\u0800-\ufffc\U00010000-\U0010ffff]")
+_NARROW = re.compile("[\x80-\u07ff]")
+_CJK = re.compile("[\u1100-\u11ff\u3400-\u9fff\uac00-\ud7a3\uff61-\uff9f]")
+_HALFWIDTH = re.compile("[\uff61-\uff9f]")
+_STRETCH = re.compile(r"[^\s\x00-\x7f，。：；！？、]{4,}")
+_UTF8_BYTES = re.compile(
+    b"(?:[\xe1-\xef][\x80-\xbf]{2}){3}|(?:[\xc3-\xdf][\x80-\xbf]){6}"
+    b"|\xe2\x80[\x90-\xa6]|\xe3\x80[\x80-\x91]|\xef\xbc[\x81-\x9f]"  # or one of “ ’ … 。、「 ，：？
+)
+_GAP = re.compile("\ufffd+")
+_MARK = re.compile("[锛銆鈥]")

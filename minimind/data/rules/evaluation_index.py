@@ -1,0 +1,94 @@
+"""The pieces of all questions of the evaluation sets, sorted, to look a batch of texts up in.
+
+Made once a process, and again when a file changes (by size and time). A table of bits by the first bits of a piece
+rules nearly everything out; what is left is searched.
+Not here: what a piece is (`evaluation_pieces`), how files are read (`evaluation_sets`). Questions without any piece
+("RAM?") cannot be found.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from minimind.data.rules.evaluation_pieces import first_bits, letters_of, pieces_of
+from minimind.data.rules.evaluation_sets import Item, read_items, state_of
+from minimind.data.rules.texts import Texts
+
+
+@dataclass(frozen=True)
+class EvaluationIndex:
+    """The pieces of all items, sorted, and whose they are."""
+
+    items: tuple[Item, ...]
+    hashes: npt.NDArray[np.uint32]
+    """The different pieces, sorted."""
+    first: npt.NDArray[np.int64]
+    """Where the owners of each piece begin; one more than there are pieces."""
+    owners: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+    """Letters of the item before the piece, question and choices one after the other."""
+    is_question: npt.NDArray[np.bool_]
+    """Whether the piece is one of the question, not of a choice."""
+    pieces: npt.NDArray[np.int64]
+    """How many different pieces each item has."""
+    question_pieces: npt.NDArray[np.int64]
+    """How many of them are of its question."""
+    may_be: npt.NDArray[np.bool_]
+    """By the first bits of a piece: whether one like it is in the index. 1 MB, and looked up first."""
+
+
+def load_index(files: tuple[str, ...]) -> EvaluationIndex:
+    """The index of some files, made once a process as long as they do not change."""
+    return _index_of(tuple(state_of(name) for name in files))
+
+
+@lru_cache(maxsize=4)
+def _index_of(states: tuple[tuple[str, int, int], ...]) -> EvaluationIndex:
+    items = tuple(item for name, _, _ in states for item in read_items(Path(name)))
+    parts = [[part for part in (item.question, *item.choices) if part] for item in items]
+    flat = [part for part_list in parts for part in part_list]
+    owners = np.repeat(np.arange(len(items)), list(map(len, parts)))
+    is_question = np.concatenate([np.arange(len(part_list)) == 0 for part_list in parts] or [np.zeros(0, np.bool_)])
+    lengths = np.array([len(letters_of(part)) for part in flat], np.int64)
+    ends = np.cumsum(lengths)
+    item_begins = np.concatenate(([0], ends))[np.cumsum([0, *map(len, parts)])[:-1]]
+    found = pieces_of(Texts(flat))
+    places = (ends - lengths)[found.owners] + found.places - item_begins[owners[found.owners]]
+    of_questions = is_question[found.owners]
+    return _sorted_index(tuple(map(_folded, items)), found.hashes, owners[found.owners], places, of_questions)
+
+
+def _sorted_index(
+    items: tuple[Item, ...],
+    hashes: npt.NDArray[np.uint32],
+    owners: npt.NDArray[np.int64],
+    places: npt.NDArray[np.int64],
+    is_question: npt.NDArray[np.bool_],
+) -> EvaluationIndex:
+    order = np.lexsort((places, owners, hashes))
+    hashes, owners, places, is_question = hashes[order], owners[order], places[order], is_question[order]
+    is_new = np.ones(len(hashes), np.bool_)
+    is_new[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
+    hashes, owners, places, is_question = hashes[is_new], owners[is_new], places[is_new], is_question[is_new]
+    different, first = np.unique(hashes, return_index=True)
+    may_be = np.zeros(1 << 20, np.bool_)
+    may_be[first_bits(different)] = True
+    return EvaluationIndex(
+        items=items,
+        hashes=different,
+        first=np.concatenate((first, [len(hashes)])).astype(np.int64),
+        owners=owners,
+        places=places,
+        is_question=is_question,
+        pieces=np.bincount(owners, minlength=len(items)),
+        question_pieces=np.bincount(owners[is_question], minlength=len(items)),
+        may_be=may_be,
+    )
+
+
+def _folded(item: Item) -> Item:
+    choices = tuple(letters_of(choice) for choice in item.choices)
+    return Item(item.name, item.file, letters_of(item.question), choices, letters_of(item.answer))

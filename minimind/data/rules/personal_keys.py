@@ -1,0 +1,121 @@
+"""Passwords and keys in a text: what would open a door.
+
+Keys of known makers are told by their form (`sk-…`, `ghp_…`, `AKIA…`, JWT, PEM private keys). Anything else is a
+secret only where the text calls it one (`password: …`, `api_key = "…"`, `scheme://user:…@host`) and it looks drawn
+at random, so that `password = getpass()`, `token: str` and `secret="changeme"` stay. Hashes and UUIDs are no secrets.
+
+Not here: keys without a prefix and without a label.
+"""
+
+import math
+import re
+from collections import Counter
+
+Span = tuple[int, int, str]
+"""Where it begins, where it ends, and its mask."""
+MASK = "[KEY]"
+MIN_SECRET = 8
+"""Characters of the shortest password that a service takes today."""
+
+
+def key_at(text: str, start: int) -> Span | None:
+    """The key of a known maker whose run of letters and digits begins at `start`."""
+    begin = start
+    while begin and start - begin < _PREFIX and text[begin - 1] in _TOKEN_CHARACTERS:
+        begin -= 1
+    match = _KEYS.match(text, begin)
+    if match is None or (match.lastgroup == "plain" and not _is_random(match[0])):
+        return None
+    return begin, match.end(), MASK
+
+
+def secret_at(text: str, sign: int) -> Span | None:
+    """The value behind the `=` or `:` at `sign`, if what stands before calls it a secret and it looks like one."""
+    if not text[max(0, sign - _LABEL_REACH) : sign].rstrip("\"'`* ").lower().endswith(_LABELS):
+        return None
+    match = _VALUE.match(text, sign + 1)
+    value = _NEXT_FIELD.split(match["value"])[0] if match else ""
+    if match is None or len(value) < MIN_SECRET or not _is_random(value):
+        return None
+    return match.start("value"), match.start("value") + len(value), MASK
+
+
+def login_at(text: str, at: int) -> Span | None:
+    """The password of a URL whose host follows the @ at `at`."""
+    match = _LOGIN.search(text[max(0, at - 100) : at])
+    if match is None or not _is_random(match[1]):
+        return None
+    return at - len(match[1]), at, MASK
+
+
+def private_keys(text: str) -> list[Span]:
+    """Whole blocks of PEM private keys; a placeholder without a key in it stays."""
+    return [(*match.span(), MASK) for match in _PEM.finditer(text) if _PEM_BODY.search(match[0])]
+
+
+_TOKEN_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+_PREFIX = 40
+"""Characters before the long run in which a key begins: `github_pat_`, `sk-proj-`, `xoxb-` and two numbers."""
+_KEYS = re.compile(
+    r"""
+    gh[pousr]_[A-Za-z0-9]{30,255} | github_pat_[A-Za-z0-9_]{22,255}     # GitHub
+    | glpat-[A-Za-z0-9_-]{20,}                                          # GitLab
+    | (?:AKIA|ASIA)[0-9A-Z]{16}(?![0-9A-Za-z])                          # Amazon
+    | LTAI[A-Za-z0-9]{12,26} | AKID[A-Za-z0-9]{28,40}                   # Alibaba, Tencent
+    | AIza[0-9A-Za-z_-]{35} | ya29\.[0-9A-Za-z_-]{20,}                  # Google
+    | xox[abeoprs]-[A-Za-z0-9-]{10,}                                    # Slack
+    | hf_[A-Za-z0-9]{30,} | npm_[A-Za-z0-9]{36} | pypi-[A-Za-z0-9_-]{50,} | dapi[0-9a-f]{32}
+    | SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}                        # SendGrid
+    | eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?   # JWT
+    | (?P<plain>(?:sk|pk|rk|ak|api|key|token|secret|access|live|test)[-_][A-Za-z0-9_-]{16,})  # OpenAI, Stripe, others
+    """,
+    re.VERBOSE,
+)
+_LABEL_REACH = 24
+"""Characters before the sign in which the end of a label stands, quotes and blanks included."""
+_LABELS = (
+    *("password", "passwd", "passphrase", "passcode", "pwd", "secret", "token"),
+    *(f"{what}{joint}key" for what in ("api", "access", "auth", "private", "secret") for joint in ("", "_", "-", " ")),
+    *("密码", "口令", "密钥", "密匙", "令牌"),
+)
+_VALUE = re.compile(r"[\s*]{0,3}[\"'`“‘]?(?P<value>[^\s\"'`<>“”‘’，。；、：）(),;\[\]{}]{8,200})(?![(\[{<])")
+_NEXT_FIELD = re.compile(r"&(?=\w+=)")
+"""The next field of a URL: `token=…&lang=en`."""
+_LOGIN = re.compile(r"://[^\s/:@]{1,64}:([^\s/:@]{8,64})\Z")
+_PEM = re.compile(
+    r"-----BEGIN (?:[A-Z]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+    r"(?:(?:(?!-----)[\s\S]){0,20000}?-----END (?:[A-Z]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----|(?:\s*[A-Za-z0-9+/=]{16,})+)"
+)
+_PEM_BODY = re.compile(r"[A-Za-z0-9+/=]{20}")
+_WORD = re.compile(r"[A-Za-z]{5,}")
+_MIN_BITS = 2.5
+"""Entropy of a secret's characters: `abc12345` has 3.0, `aaaa1111` has 1."""
+
+
+def _is_random(value: str) -> bool:
+    """Digits and letters mixed as chance does it: no words, names, paths, versions or placeholders."""
+    runs = re.findall(r"[a-z]+|[A-Z]+|[0-9]+|[^A-Za-z0-9]+", value)
+    kinds = {_kind(run) for run in runs}
+    if "digit" not in kinds or not kinds & {"lower", "upper"} or _PLACEHOLDER.search(value):
+        return False
+    if _IDENTIFIER.fullmatch(value):
+        return False
+    if len(kinds) < 3 and len(runs) < 4:
+        return False  # sha256, python3, utf8, version20
+    in_words = sum(len(word) for word in _WORD.findall(value) if word.islower() or word[1:].islower())
+    counts = Counter(value).values()
+    bits = -sum(count / len(value) * math.log2(count / len(value)) for count in counts)
+    return bits >= _MIN_BITS and (in_words <= len(value) / 2 or len(kinds) == 4)
+
+
+_PLACEHOLDER = re.compile(
+    r"x{4}|\*{3}|\.{3}|your|example|placeholder|1234567890abcdef|://|\.\w+\.|::|->|\w\.\w+\Z|^/|\$", re.IGNORECASE
+)
+
+
+_IDENTIFIER = re.compile(r"(?:[a-z]*|[A-Z]*|[A-Z][a-z]+)\d*(?:[_.-](?:[a-z]*|[A-Z]*|[A-Z][a-z]+)\d*)*")
+"""sha256_crypt, Config2, utf-8: words with a number at their end."""
+
+
+def _kind(run: str) -> str:
+    return "digit" if run.isdigit() else "lower" if run.islower() else "upper" if run.isupper() else "sign"
