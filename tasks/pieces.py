@@ -4,6 +4,7 @@ With Prefect's own thread runner each task waits for one process of this machine
 that ships tasks to other processes) the task is the job. Either way its run shows on the flow's page.
 """
 
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ def on_task_runner(function: Callable[[Any], Any], jobs: Sequence[Any], *, worke
     if context is None:
         raise RuntimeError("on_task_runner needs a flow run around it")
     if not isinstance(context.task_runner, ThreadPoolTaskRunner):
-        yield from _results([_job.submit(function, job) for job in jobs])
+        yield from _results([_job.submit(pickle.dumps((function, job))) for job in jobs])
         return
     with process_pool(min(workers or runtime.cpu_count(), len(jobs))) as pool:
 
@@ -33,7 +34,9 @@ def on_task_runner(function: Callable[[Any], Any], jobs: Sequence[Any], *, worke
 
 
 @task(name="piece", persist_result=False)
-def _job(function: Callable[[Any], Any], job: Any) -> Any:
+def _job(packed: bytes) -> Any:
+    """Do one job. It comes packed, because Prefect and Dask look into what they pass on and rebuild it."""
+    function, job = pickle.loads(packed)
     return function(job)
 
 

@@ -92,7 +92,7 @@ class Recording:
 
 
 def show_in_prefect(artifact: Artifact, registration: Registration | None, pipeline: "Pipeline", label: str) -> None:
-    """A page of figures with the link to MLflow; the report card as it is."""
+    """A page of figures with the link to MLflow; the stage's report, where it wrote one, as it is."""
     if not FlowRunContext.get():
         return
     lines = [
@@ -111,8 +111,9 @@ def show_in_prefect(artifact: Artifact, registration: Registration | None, pipel
         lines += ["", "## Samples", "```text", *summary.samples[:5], "```"]
     create_markdown_artifact("\n".join(lines), key=f"{label.replace('_', '-')}", description=f"{label}: figures")
     if (artifact.dir / "report.md").exists():
-        card = (artifact.dir / "report.md").read_text(encoding="utf-8")
-        create_markdown_artifact(card, key="report-card", description="Report card")
+        text = (artifact.dir / "report.md").read_text(encoding="utf-8")
+        key = "report-card" if artifact.kind == "publish" else f"{label.replace('_', '-')}-report"
+        create_markdown_artifact(text, key=key, description=key.replace("-", " "))
 
 
 def _prefect_sink(label: str) -> Callable[[list[Event]], None]:

@@ -146,15 +146,13 @@ class Pipeline:
         self, stage: Stage[Any], config: Config, inputs: Inputs, *, label: str, fingerprint: str, whole: bool
     ) -> str | None:
         """Through Prefect: its cache answers only while the sealed artifact is whole and recorded."""
-
-        def work() -> str | None:
-            return _build_and_record(self, stage, config, inputs, label)
-
+        work = _Here(lambda: _build_and_record(self, stage, config, inputs, label))
         known = whole and not self.refresh and self._is_recorded(stage.name, fingerprint)
+        key = f"{stage.name}-{fingerprint}-{self.tracker.uri if self.tracker else 'untracked'}"
         wrapped = _stage_task.with_options(
             name=stage.name,
             task_run_name=label,
-            cache_key_fn=lambda *_: f"{stage.name}-{fingerprint}-{self.tracker.uri if self.tracker else 'untracked'}",
+            cache_key_fn=lambda *_: key,
             refresh_cache=not known,
         )
         ran: list[bool] = []
@@ -188,6 +186,22 @@ class Pipeline:
             return ("not built yet",)
         differences = [tuple(explain(artifact.manifest.parts, parts)) for artifact in same]
         return min(differences, key=len) or ("its artifact was removed",)
+
+
+class _Here:
+    """A function of this process. A task runner that ships the context of a piece elsewhere ships nothing of it.
+
+    No dataclass: Prefect would take one apart and ship what is in it.
+    """
+
+    def __init__(self, function: Callable[[], str | None]) -> None:
+        self._function = function
+
+    def __call__(self) -> str | None:
+        return self._function()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Here, (str,)
 
 
 @task(name="stage", persist_result=True, result_serializer="json")

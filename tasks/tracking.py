@@ -37,6 +37,8 @@ WHOLE = {"tokenizer", "pretrain", "sft", "dpo", "lora", "distill", "publish"}
 REGISTRY_NAMES = {"shard": "corpus", "publish": "chat"} | {
     stage: stage for stage in ("tokenizer", "tokens", "pretrain", "sft", "dpo", "lora", "distill")
 }
+SHOWN_FILES = ("report.*", "evaluation.json", "figures/*.png", "dropped.jsonl", "changed.jsonl.zst", "ledger.json")
+"""What a stage may leave for people, logged to its run where it is small."""
 DIGEST_LENGTH = 36  # of a data set in MLflow, at most
 
 
@@ -140,7 +142,7 @@ class Tracker(Runs):
             tags=[RunTag(f"summary.{k}", v) for k, v in words.items()] + [RunTag("artifact", str(artifact.dir))],
         )
         self.log_missing(run_id, curves)
-        for pattern in (MANIFEST_FILE, SUMMARY_FILE, "report.*", "evaluation.json", "figures/*.png", "dropped.jsonl"):
+        for pattern in (MANIFEST_FILE, SUMMARY_FILE, *SHOWN_FILES):
             for path in artifact.dir.glob(pattern):
                 folder = path.parent.relative_to(artifact.dir).as_posix()
                 if path.stat().st_size < 10_000_000:

@@ -148,6 +148,23 @@ def test_what_is_kept_is_kept_again(tmp_path):
     assert find(tmp_path / "again", left).kept.all()
 
 
+def test_both_halves_of_a_key_must_be_equal(tmp_path):
+    """64 bits bring rows together; the other 64 tell strangers apart, also across pieces."""
+    keys = np.array([[7, 1], [7, 2], [8, 1], [7, 1], [7, 2], [9, 9], [7, 3]], np.uint64)
+    paths = [tmp_path / "a.npy", tmp_path / "b.npy", tmp_path / "c.npy"]
+    for path, piece in zip(paths, (keys[:2], keys[2:2], keys[2:]), strict=True):
+        np.save(path, piece)
+    found = find_duplicates(paths, [], TextStore([], "text"), threshold=None, work_dir=tmp_path / "work")
+    assert found.exact_of.tolist() == [-1, -1, -1, 0, 1, -1, -1]
+
+
+def test_more_rows_than_can_be_numbered_are_refused(tmp_path, monkeypatch):
+    """A pair of rows is packed into 64 bits; beyond, rows would be mistaken for others."""
+    monkeypatch.setattr("minimind.data.duplicates.MAX_ROWS", 2)
+    with pytest.raises(DataError, match="3 rows are more than the 2"):
+        find(tmp_path, ["a", "b", "c"])
+
+
 def test_a_chain_of_changes_loses_only_what_is_near_a_kept_row(tmp_path):
     """1 is near 0 and 2 near 1, but 2 is not near 0: with 1 gone, 2 stays. Clustering would lose it."""
     words = [f"word{n:02d}" for n in range(40)]

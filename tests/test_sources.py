@@ -1,9 +1,16 @@
 """Sources: every way a data file can be wrong ends in a counted row or one clear line."""
 
 import gzip
+import http.server
 import json
 import logging
+import subprocess
+import sys
+import threading
+import time
 import tracemalloc
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +18,13 @@ import pyarrow as pa
 import pytest
 import zstandard
 from pyarrow import parquet
+from pydantic import ValidationError
 
 from minimind.artifact import Artifact, Store
-from minimind.data import checking, files, readers
+from minimind.data import checking, files, readers, sources
+from minimind.data.ledger import Ledger
 from minimind.data.shards import read_rows
-from minimind.data.sources import INGEST, IngestConfig, SourceConfig, content_digests
+from minimind.data.sources import INGEST, IngestConfig, SourceConfig, content_digests, read_piece
 from minimind.errors import DataError, MissingError
 from minimind.fingerprint import explain
 from minimind.stage import build
@@ -327,3 +336,188 @@ def test_installed_documentation_is_a_source(tmp_path: Path):
     artifact, _ = build(INGEST, IngestConfig(rows="pretrain", sources=(source,)), {}, store=Store(tmp_path))
     rows = kept(artifact)
     assert len(rows) == 50 and all(row["group"] != row["id"] for row in rows)
+
+
+def files_of(artifact: Artifact) -> dict[str, str]:
+    """Path → sha256 of what is the output; events and summary have times and places in them."""
+    return {entry.path: entry.sha256 for entry in artifact.manifest.files if entry.path != "events.jsonl"}
+
+
+@pytest.fixture
+def many_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> IngestConfig:
+    """Two sources that are cut into many pieces, with good, bad and blank lines in all of them."""
+    monkeypatch.setattr(readers, "PIECE_BYTES", 4000)
+    lines = jsonl([{"text": f"row {n} " + "字" * (n % 40)} for n in range(800)]).splitlines(keepends=True)
+    lines[::17] = [b"\n"] * len(lines[::17])
+    lines[5::23] = [b'{"text": 7}\n'] * len(lines[5::23])
+    (tmp_path / "large.jsonl").write_bytes(b"".join(lines))
+    for name in ("a.jsonl.gz", "b.jsonl.gz"):
+        (tmp_path / "packed" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "packed" / name).write_bytes(gzip.compress(b"".join(lines[:90])))
+    sources = [
+        SourceConfig(name="large", rows="pretrain", path=str(tmp_path / "large.jsonl")),
+        SourceConfig(name="packed", rows="pretrain", path=str(tmp_path / "packed")),
+    ]
+    return IngestConfig(rows="pretrain", sources=tuple(sources))
+
+
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_the_number_of_workers_changes_no_byte(tmp_path: Path, many_pieces: IngestConfig, workers: int):
+    """A corpus that depends on the machine it was read on cannot be reproduced."""
+    alone, _ = build(INGEST, many_pieces.replace(workers=1), {}, store=Store(tmp_path / "alone"))
+    crowd, _ = build(INGEST, many_pieces.replace(workers=workers), {}, store=Store(tmp_path / "crowd"))
+    assert alone.fingerprint == crowd.fingerprint
+    assert files_of(alone) == files_of(crowd) and len(files_of(alone)) > 5
+    assert not (alone.dir / "pieces").exists() and not (alone.dir / "pieces.taken").exists()
+    assert Ledger.read(alone.dir).imbalance() == ""
+
+
+def test_what_is_read_does_not_depend_on_how_it_was_cut(
+    tmp_path: Path, many_pieces: IngestConfig, monkeypatch: pytest.MonkeyPatch
+):
+    """Pieces are a matter of speed: the rows, the drop log and the ledger are those of one long read."""
+    cut, _ = build(INGEST, many_pieces, {}, store=Store(tmp_path / "cut"))
+    monkeypatch.setattr(readers, "PIECE_BYTES", 1 << 30)
+    whole, _ = build(INGEST, many_pieces, {}, store=Store(tmp_path / "whole"))
+    assert kept(cut) == kept(whole) and dropped(cut) == dropped(whole)
+    assert Ledger.read(cut.dir) == Ledger.read(whole.dir)
+    lines = (tmp_path / "large.jsonl").read_bytes().splitlines()
+    large = [row for row in kept(cut) if row["source"] == "large"]
+    assert [(row["line"], row["text"]) for row in large] == [
+        (n, json.loads(line)["text"]) for n, line in enumerate(lines, 1) if line and b"7}" not in line
+    ]
+
+
+KILLED = """
+import sys
+from minimind.artifact import Store
+from minimind.data import readers
+from minimind.data.sources import INGEST, IngestConfig
+from minimind.stage import build
+from pathlib import Path
+
+readers.PIECE_BYTES = 4000
+config = IngestConfig.model_validate_json(sys.argv[1])
+build(INGEST, config, {}, store=Store(Path(sys.argv[2])))
+"""
+
+
+def test_a_killed_run_goes_on_from_its_finished_pieces(
+    tmp_path: Path, many_pieces: IngestConfig, monkeypatch: pytest.MonkeyPatch
+):
+    """Hours of reading must not be lost with the power; and the bytes are those of an undisturbed run."""
+    calm, _ = build(INGEST, many_pieces, {}, store=Store(tmp_path / "calm"))
+    home = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED, many_pieces.replace(workers=1).model_dump_json(), str(home)]
+    run = subprocess.Popen(command)
+    while run.poll() is None and len(list(home.glob("artifacts/ingest/.*/pieces/0000[0-9]"))) < 3:
+        time.sleep(0.002)
+    run.kill()
+    run.wait()
+    (pieces,) = home.glob("artifacts/ingest/.*/pieces")
+    finished = {path.name for path in pieces.glob("[0-9]" * 5)}
+    assert len(finished) >= 3
+    begun: list[str] = []
+
+    def counted(job: Any, out_dir: Path, advance: Any) -> None:
+        begun.append(out_dir.stem)
+        read_piece(job, out_dir, advance)
+
+    monkeypatch.setattr(sources, "read_piece", counted)
+    resumed, reused = build(INGEST, many_pieces.replace(workers=1), {}, store=Store(home))
+    assert not reused and begun and not finished & set(begun)
+    assert files_of(resumed) == files_of(calm)
+
+
+def test_a_kill_while_the_pieces_are_put_together_is_survived(tmp_path: Path, many_pieces: IngestConfig):
+    """A piece that was taken apart must not count as finished, nor half an output as one."""
+    calm, _ = build(INGEST, many_pieces, {}, store=Store(tmp_path / "calm"))
+    store = Store(tmp_path / "killed")
+    scratch = store.scratch("ingest", calm.fingerprint)
+    for leftover in ("rows/part-00007.arrow", "pieces.taken/00000/rows/x.arrow", "dropped.jsonl", "events.jsonl"):
+        (scratch / leftover).parent.mkdir(parents=True, exist_ok=True)
+        (scratch / leftover).write_bytes(b"half")
+    assert files_of(build(INGEST, many_pieces, {}, store=store)[0]) == files_of(calm)
+
+
+def test_the_ledger_holds_what_the_summary_says(tmp_path: Path):
+    """The report is made from the ledger; it must know the first examples and where they stand."""
+    artifact = ingest(tmp_path, jsonl([*ROWS, {"text": 7}, {"content": "x"}]) + b"\n\n")
+    ledger, figures = Ledger.read(artifact.dir), artifact.summary().figures
+    assert ledger.imbalance() == "" and {**ledger.figures(), "blank_lines": 2, "rows_from_mine": 5} == figures
+    assert ledger.bytes_out["mine"] == sum(len(row["text"]) for row in ROWS)
+    (example,) = ledger.examples["check: wrong_type"]
+    assert (example["file"], example["line"], example["before"]) == ("rows.jsonl", 6, '{"text": 7}')
+
+
+def test_foreign_shapes_are_turned_into_rows(tmp_path: Path):
+    """Alpaca and ShareGPT files are used as they are; keys rename the fields of their shape."""
+    alpaca = jsonl([{"question": "Why?", "output": "Because."}])
+    chat = kept(ingest(tmp_path, alpaca, rows="chat", shape="alpaca", keys={"instruction": "question"}))
+    assert [turn["content"] for turn in chat[0]["conversations"]] == ["Why?", "Because."]
+    turns = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+    assert kept(ingest(tmp_path, jsonl([{"conversations": turns}]), rows="prompt", shape="sharegpt"))
+    with pytest.raises(DataError, match='shape = "sharegpt"'):
+        ingest(tmp_path, jsonl([{"conversations": turns}]), rows="chat")
+
+
+def test_a_weight_reads_nothing_again(tmp_path: Path):
+    """How often rows are used is decided when they are sharded; it must be a number that can be used."""
+    (tmp_path / "a.jsonl").write_bytes(jsonl(ROWS))
+    once, thrice = (INGEST.parts(config(tmp_path / "a.jsonl", weight=weight), {}) for weight in (1.0, 3.0))
+    assert once.fingerprint() == thrice.fingerprint()
+    for weight in (0, -1, float("inf"), float("nan")):
+        with pytest.raises(ValidationError):
+            config(tmp_path / "a.jsonl", weight=weight)
+
+
+def test_an_empty_file_among_others_is_no_error(tmp_path: Path):
+    """Programs that write many parts leave some of them empty."""
+    for name, content in (("a.jsonl", b""), ("b.jsonl", jsonl(ROWS)), ("c.jsonl", b"\n")):
+        (tmp_path / "data" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(content)
+    artifact, _ = build(INGEST, config(tmp_path / "data"), {}, store=Store(tmp_path))
+    assert len(kept(artifact)) == 5
+
+
+def test_files_in_other_encodings_say_which(tmp_path: Path):
+    """Most lines are not UTF-8: not a matter of rows, but of how the file was saved."""
+    chinese = "".join(f'{{"text": "第{n}行：梯度累积是把多个小批次的梯度相加"}}\n' for n in range(30))
+    with pytest.raises(DataError, match="looks like GB18030; convert it .iconv -f GB18030 -t UTF-8"):
+        ingest(tmp_path, chinese.encode("gbk"))
+    with pytest.raises(DataError, match="looks like WINDOWS-1252"):
+        ingest(tmp_path, "".join(f'{{"text": "café número {n}"}}\n' for n in range(30)).encode("latin-1"))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The address of a web server for `tmp_path`."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+def test_files_on_a_web_server_are_read_like_local_ones(tmp_path: Path, server: str):
+    """Lines are streamed and unpacked on the way; tables are fetched first. The rows are the same."""
+    table = pa.table({"text": [row["text"] for row in ROWS]})
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(jsonl(ROWS) + b"{\n"))
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(jsonl(ROWS * 99))[:-9])
+    for name, kind in (("rows.jsonl.gz", "jsonl"), ("rows.parquet", "parquet")):
+        remote = SourceConfig(name="web", rows="pretrain", kind=kind, path=f"{server}/{name}")
+        artifact, _ = build(INGEST, IngestConfig(rows="pretrain", sources=(remote,)), {}, store=Store(tmp_path / kind))
+        assert [row["text"] for row in kept(artifact)] == [row["text"] for row in ROWS]
+    with pytest.raises(DataError, match=r"cut\.jsonl\.gz: the gzip archive is cut off"):
+        lost = SourceConfig(name="web", rows="pretrain", path=f"{server}/cut.jsonl.gz")
+        build(INGEST, IngestConfig(rows="pretrain", sources=(lost,)), {}, store=Store(tmp_path / "lost"))
+    with pytest.raises(MissingError, match=r"gone\.jsonl"):
+        gone = SourceConfig(name="web", rows="pretrain", path=f"{server}/gone.jsonl")
+        content_digests(IngestConfig(rows="pretrain", sources=(gone,)))

@@ -31,6 +31,7 @@ deviation of .036 (seen; .05 if bins were independent)."""
 _ROWS_AT_ONCE = 1 << 14
 _PAIRS_AT_ONCE = 1 << 17
 """2 x 8 MB of bins."""
+MAX_ROWS = 1 << 32
 _ROW_BITS, _EARLIER = np.uint64(32), np.uint64(0xFFFFFFFF)
 """A pair is one number, the later row in its upper half."""
 _PAIR_BYTES_PER_ROW = 4096

@@ -17,7 +17,8 @@ import pyarrow as pa
 import xxhash
 
 from minimind.config import Config
-from minimind.data.documents import CONTENT, MESSAGE, SCHEMAS, Message, Row, RowKind, check_row, id_seed
+from minimind.data.columns import content_columns, row_batch, strings_of_one_length
+from minimind.data.documents import Row, RowKind, check_row, id_seed
 from minimind.data.files import MAX_ROW_BYTES, Block
 from minimind.data.json_rows import FlatTexts, Ints, LineIndex, flat_texts
 from minimind.data.shapes import Shape, convert
@@ -190,14 +191,11 @@ class _Rows:
             self.bad.append(_bad(line, error, raw))
 
     def batch(self) -> pa.RecordBatch:
-        columns = {
-            name: _column(SCHEMAS[self._form.rows].field(name).type, [row[name] for row in self._rows])
-            for name in CONTENT[self._form.rows]
-        }
         ids = pa.array([row["id"] for row in self._rows], pa.string())
         groups = pa.array(self._groups, pa.string())
         lines = pa.array(self.lines, pa.int64())
-        return _batch(self._form, self._source, lines=lines, ids=ids, groups=groups, content=columns)
+        content = content_columns(self._form.rows, self._rows)
+        return row_batch(self._form.rows, self._source, lines=lines, ids=ids, groups=groups, content=content)
 
     def _take(self, line: int, value: Any) -> None:
         row, group = checked_row(self._form, value)
@@ -265,55 +263,14 @@ def _quotes(index: LineIndex, line: int) -> int:
 def _flat_batch(form: Form, source: str, flat: FlatTexts, first_line: int) -> pa.RecordBatch:
     seed = id_seed(form.rows)
     hashes = [xxhash.xxh3_64_hexdigest(text, seed) for text in flat]
-    ids = _strings_of_one_length("".join(hashes).encode(), len(flat))
+    ids = strings_of_one_length("".join(hashes).encode(), len(flat))
     lines = pa.Int64Array.from_buffers(pa.int64(), len(flat), [None, pa.py_buffer(flat.lines + first_line)])
     groups = ids
     if form.has_groups:
         found = [_renamed(other, form.keys).get("group") for other in flat.others]
         names = [row_id if group is None else _group(group) for row_id, group in zip(hashes, found, strict=True)]
         groups = pa.array(names, pa.string())
-    return _batch(form, source, lines=lines, ids=ids, groups=groups, content={"text": flat.array()})
-
-
-def _batch(
-    form: Form,
-    source: str,
-    *,
-    lines: pa.Array,
-    ids: pa.Array,
-    groups: pa.Array,
-    content: Mapping[str, pa.Array],
-) -> pa.RecordBatch:
-    schema = SCHEMAS[form.rows]
-    columns = {
-        "id": ids,
-        "source": _strings_of_one_length(source.encode() * len(ids), len(ids)),
-        "line": lines,
-        "group": groups,
-        **content,
-    }
-    arrays = [columns[field.name] if field.name in columns else pa.nulls(len(ids), field.type) for field in schema]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _strings_of_one_length(joined: bytes, count: int) -> pa.StringArray:
-    """`count` strings, end to end. From buffers, because pa.array and pa.scalar import pandas: 0.3 s a process."""
-    length = len(joined) // max(1, count)
-    ends = np.arange(count + 1, dtype=np.int32) * length
-    return pa.StringArray.from_buffers(count, pa.py_buffer(ends), pa.py_buffer(joined))
-
-
-def _column(kind: pa.DataType, values: Sequence[Any]) -> pa.Array:
-    return _conversations(values) if kind == pa.list_(MESSAGE) else pa.array(values, kind)
-
-
-def _conversations(values: Sequence[Sequence[Message]]) -> pa.ListArray:
-    """Lists of messages as a column, field by field: pyarrow would ask each message for its type."""
-    turns = [turn for value in values for turn in value]
-    fields = [pa.array([turn[field.name] for turn in turns], field.type) for field in MESSAGE]
-    ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
-    messages = pa.StructArray.from_arrays(fields, fields=list(MESSAGE))
-    return pa.ListArray.from_arrays(pa.array(ends), messages, type=pa.list_(MESSAGE))
+    return row_batch(form.rows, source, lines=lines, ids=ids, groups=groups, content={"text": flat.array()})
 
 
 @cache

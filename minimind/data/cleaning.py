@@ -231,12 +231,15 @@ class _Origins:
     """Source and line of any judged row, by its place among all of them."""
 
     def __init__(self, pieces: Sequence[str]) -> None:
-        paths = [Path(piece) / _ROWS for piece in pieces]
-        self._columns = [TextStore(paths, name) for name in ("source", "line")]
+        files = [pa.ipc.open_file(pa.memory_map(str(Path(piece) / _ROWS))) for piece in pieces]
+        self._batches = [file.get_batch(number) for file in files for number in range(file.num_record_batches)]
+        self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
 
     def __getitem__(self, index: int) -> str:
-        source, line = (column(index) for column in self._columns)
-        return f"{source}, line {line}"
+        number = int(np.searchsorted(self._ends, index, "right"))
+        batch = self._batches[number]
+        place = index - int(self._ends[number]) + batch.num_rows
+        return f"{batch['source'][place]}, line {batch['line'][place]}"
 
 
 def _outcome(found: Duplicates, index: int, origins: _Origins) -> tuple[str, Dropped]:

@@ -34,8 +34,8 @@ _BLANK = re.compile(rb"(?: |\\[nrt]|\xef\xbb\xbf)*")
 _SPLIT = 16
 _MAX_KEY_PAIRS = 16
 """The text is looked for among so many strings of a line."""
-_FIRST_LINES = 3
-"""Any of them may be odd."""
+_FIRST_LINES = 5
+"""Some of them may be odd."""
 
 
 class LineIndex:
@@ -184,13 +184,14 @@ def _next_codes(codes: npt.NDArray[np.uint8], places: Ints, at_end: int) -> npt.
 def _values_of(index: LineIndex, key: bytes) -> tuple[Ints, Ints, Ints]:
     """Lines where the string `key` stands before a colon and a string, and where the latter's inside begins and ends.
 
-    It is looked for at one place among the strings of a line, where the first few lines have it.
+    It is looked for at one place among the strings of a line, where most of the first few lines have it.
     """
     lines = np.flatnonzero(~index.doubtful & (index.num_quotes >= 4) & (index.num_quotes % 2 == 0))
     none = np.zeros(0, np.int64)
     if not len(lines):
         return none, none, none
-    pair = max(_pair_of(index, line, key) for line in lines[:_FIRST_LINES].tolist())
+    found = [_pair_of(index, line, key) for line in lines[:_FIRST_LINES].tolist()]
+    pair = max(found, key=lambda place: (place >= 0, found.count(place)))
     lines = lines[index.num_quotes[lines] >= 2 * (pair + 2)]
     if pair < 0 or not len(lines):
         return none, none, none

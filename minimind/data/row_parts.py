@@ -1,4 +1,4 @@
-"""Row parts: record batches of any size, written as files of about 64 MB of rows each.
+"""Row parts: record batches of any size, written as files of 64 to 96 MB of rows each.
 
 Small batches are put together, because a reader takes a batch at a time and zstd packs larger ones better. How
 rows fall into batches and files depends on the rows alone. The files are those of `shards`; there they are cut
@@ -13,8 +13,8 @@ import pyarrow as pa
 from minimind.data.documents import RowKind
 from minimind.data.shards import BATCH_BYTES, BATCH_ROWS, RowWriter
 
-PART_BYTES = 64 << 20
-"""Of rows in memory; a file of them is a third or less."""
+PART_BYTES = 96 << 20
+"""Of rows in memory: a range of 64 MiB of a large file is one part, whatever ids and lines add to its rows."""
 
 
 class RowParts:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from minimind.data.rules.characters import (
     CharClass,
@@ -19,6 +20,7 @@ from minimind.data.rules.characters import (
     frequent_han,
     kind_table,
     kinds_of,
+    misread_marks,
     rare_hangul,
 )
 from minimind.data.rules.texts import KINDS
@@ -58,10 +60,14 @@ def _read_as(line: str, wrong: str) -> Iterator[str]:
 
 
 def wrong_encodings(text: str) -> list[str]:
-    """The encodings of two bytes in which some of `text` looks like UTF-8: none, of almost all texts."""
-    if not _CJK.search(text):
+    """The encodings of two bytes in which `text` looks most like UTF-8: none, of almost all texts."""
+    counts = np.bincount(kind_table()[_codes(text)], minlength=KINDS)
+    han, rare, hangul = (counts[kinds_of(kind)].sum() for kind in (CharClass.HAN, CharClass.RARE_HAN, CharClass.HANGUL))
+    if rare < 3 and not counts[misread_marks()].any() and min(hangul, han + rare) < 3 and "\ufffd" not in text:
         return []
-    return [codec for codec in _CODECS if _UTF8_BYTES.search(text.encode(codec, "ignore"))]
+    signs = {codec: len(_UTF8_BYTES.findall(text.encode(codec, "ignore"))) for codec in _CODECS}
+    most = max(signs.values())
+    return [codec for codec, count in signs.items() if count and 2 * count >= most]
 
 
 def of_double_bytes(line: str, wrong: list[str]) -> str:
@@ -92,8 +98,10 @@ def _reading(damaged: str, codec: str) -> str | None:
     if codec == "gb18030":
         raw = raw.replace(_EURO_IN_GB, b"\x80")  # as Windows and browsers read this byte
     read = raw.decode("utf-8", "replace")
-    wide, narrow = len(_WIDE.findall(read)), len(_NARROW.findall(read))
-    if 3 * wide + 2 * narrow < _READ_WELL * len(_HIGH_BYTE.findall(raw)):
+    codes = _codes(read)
+    wide = int(np.count_nonzero((codes > 0x7FF) & (codes != 0xFFFD)))
+    narrow = int(np.count_nonzero((codes > 0x7F) & (codes <= 0x7FF)))
+    if 3 * wide + 2 * narrow < _READ_WELL * np.count_nonzero(np.frombuffer(raw, np.uint8) > 0x7F):
         return None
     is_lossless = "\ufffd" not in read
     if wide >= _LEAST_HAN and wide > narrow and _reads_well(read):
@@ -101,7 +109,7 @@ def _reading(damaged: str, codec: str) -> str | None:
     if is_lossless and wide and not narrow and _MARK.search(damaged) and _reads_well(read, least=0):
         return read
     if is_lossless and not wide and narrow >= 10:
-        scripts = {int(class_table()[ord(char)]) for char in _NARROW.findall(read)}
+        scripts = set(class_table()[codes[codes > 0x7F]].tolist())
         return read if len(scripts - {CharClass.LATIN1, CharClass.SPACE}) == 1 else None
     return None
 
@@ -110,7 +118,8 @@ def _reads_well(read: str, *, least: int = _LEAST_HAN) -> bool:
     """Whether what is not ASCII is everyday Chinese, Japanese or Korean with its punctuation."""
     if 4 * len(_HALFWIDTH.findall(read)) > len(read):
         return False  # as Shift-JIS reads any byte from A1 to DF
-    classes = class_table()[[ord(char) for char in read if char > "\x7f" and char != "\ufffd"]]
+    codes = _codes(read)
+    classes = class_table()[codes[(codes > 0x7F) & (codes != 0xFFFD)]]
     counts = np.bincount(classes, minlength=len(CharClass))
     good = counts[[CharClass.HAN, CharClass.KANA, CharClass.HANGUL]].sum()
     neutral = counts[[CharClass.WIDE, CharClass.QUOTE, CharClass.SPACE]].sum()
@@ -121,22 +130,21 @@ def _reads_well(read: str, *, least: int = _LEAST_HAN) -> bool:
 
 def _frequent_share(read: str) -> float:
     """Of Han, kana and Hangul, those that are frequent: kana all, of Hangul those that are written at all."""
-    kinds = kind_table()[[ord(char) for char in read]]
-    counts = np.bincount(kinds, minlength=KINDS)
+    counts = np.bincount(kind_table()[_codes(read)], minlength=KINDS)
     cjk = sum(int(counts[kinds_of(kind)].sum()) for kind in _CJK_CLASSES)
     frequent = counts[frequent_han()].sum() + counts[kinds_of(CharClass.KANA)].sum()
     hangul = counts[kinds_of(CharClass.HANGUL)].sum() - counts[rare_hangul()].sum()
     return float(frequent + hangul) / max(1, cjk)
 
 
+def _codes(text: str) -> npt.NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
 _CJK_CLASSES = (CharClass.HAN, CharClass.RARE_HAN, CharClass.KANA, CharClass.HANGUL)
 _CODECS = ("gb18030", "big5hkscs", "cp932", "cp949")
 _EURO_IN_GB = "€".encode("gb18030")
 _HIGH_RUN = re.compile(f"[\x80-\xff{CP1252}]{{4,}}")
-_HIGH_BYTE = re.compile(b"[\x80-\xff]")
-_WIDE = re.compile("[\u0800-\ufffc\U00010000-\U0010ffff]")
-_NARROW = re.compile("[\x80-\u07ff]")
-_CJK = re.compile("[\u1100-\u11ff\u3400-\u9fff\uac00-\ud7a3\uff61-\uff9f]")
 _HALFWIDTH = re.compile("[\uff61-\uff9f]")
 _STRETCH = re.compile(r"[^\s\x00-\x7f，。：；！？、]{4,}")
 _UTF8_BYTES = re.compile(

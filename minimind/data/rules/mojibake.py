@@ -105,7 +105,7 @@ def _repaired(text: str) -> str:
         fixed = _repaired_once(text)
         if _size(fixed) < _size(text):  # as every repair is, so this comes to an end
             text = fixed
-        elif _QUOTES_AS_C1.search(text) and not _OTHER_C1.search(text):
+        elif _C1.search(text) and _QUOTES_AS_C1.search(text) and not _OTHER_C1.search(text):
             text = text.translate(_cp1252())
         else:
             return text
@@ -164,6 +164,7 @@ _QUOTED_BROKEN = re.compile("[\"'`“‘「『(（](?:\ufffd+|(?:锟斤拷)+)[\"
 _QUOTES_AS_C1 = re.compile(
     "(?<=\\w)[\x92\x96\x97](?=\\w)|\x93[^\x93\x94]+\x94|\x91[^\x91\x92]+\x92|(?<=\\w )[\x96\x97](?= \\w)|\x95 "
 )
+_C1 = re.compile("[\x80-\x9f]")
 _OTHER_C1 = re.compile("[\x81\x83\x86-\x8a\x8c-\x90\x98\x9a\x9c-\x9f]")
 _ABOUT = re.compile(
     "mojibake|encod|utf-?8|unicode|charset|codec|latin-?1|乱码|亂碼|编码|編碼|字符集|文字化け", re.IGNORECASE

@@ -58,9 +58,14 @@ def suspects(texts: Texts, settings: CleanRules) -> list[int]:
     needed = (1 - settings.max_gram_share) * np.maximum(0, visible - GRAM + 1) + GRAM - 1
     least_repeated = _ROUNDING * settings.max_line_share * letters
     for first, last in _slices(texts):
-        some = slice(first, last)
-        suspect[some] |= _different_runs(texts, some, visible[some]) <= needed[some]
-        suspect[some] |= _repeated_in_lines(texts, some) > least_repeated[some]
+        some, offsets = slice(first, last), texts.offsets[first : last + 1]
+        codes, kinds = texts.codes[offsets[0] : offsets[-1]], texts.kinds[offsets[0] : offsets[-1]]
+        seen = _is_visible(kinds)
+        packed = codes.take(np.flatnonzero(seen))
+        suspect[some] |= _different_runs(packed, visible[some]) <= needed[some]
+        is_start = kinds == kinds_of(CharClass.NEWLINE).start
+        repeated = _repeated_in_lines(codes, seen, is_start, offsets[:-1] - offsets[0])
+        suspect[some] |= repeated > least_repeated[some]
     return np.flatnonzero(suspect & (visible >= LEAST)).tolist()
 
 
@@ -122,15 +127,13 @@ def _slices(texts: Texts) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _different_runs(texts: Texts, some: slice, visible: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _different_runs(packed: npt.NDArray[np.uint32], visible: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """At most as many as there are different runs of _SHORT_GRAM visible characters that begin in each text.
 
     Each position writes its number into a table where its hash says; the last writer of each place counts. The
     few runs that go on into the next text may count too: they are part of what `needed` allows.
     """
-    begin, end = texts.offsets[some.start], texts.offsets[some.stop]
-    hashes = texts.codes[begin:end].take(np.flatnonzero(_is_visible(texts.kinds[begin:end])))
-    padded = np.concatenate((hashes, np.zeros(_SHORT_GRAM - 1, np.uint32)))
+    padded = np.concatenate((packed, np.zeros(_SHORT_GRAM - 1, np.uint32)))
     for width, factor in _FACTORS.items():
         padded = padded[:-width] * factor + padded[width:]
     padded ^= np.repeat(np.arange(len(visible), dtype=np.uint32) * _SEED, visible)  # texts do not share runs
@@ -148,13 +151,17 @@ def _different_runs(texts: Texts, some: slice, visible: npt.NDArray[np.int64]) -
     return sums
 
 
-def _repeated_in_lines(texts: Texts, some: slice) -> npt.NDArray[np.int64]:
-    """At least as many as there are visible characters in lines that stood before, in each text."""
-    begin, end = texts.offsets[some.start], texts.offsets[some.stop]
-    codes, kinds = texts.codes[begin:end], texts.kinds[begin:end]
-    offsets = texts.offsets[some] - begin
-    is_visible = _is_visible(kinds)
-    is_start = kinds == kinds_of(CharClass.NEWLINE).start
+def _repeated_in_lines(
+    codes: npt.NDArray[np.uint32],
+    is_visible: npt.NDArray[np.bool_],
+    is_start: npt.NDArray[np.bool_],
+    offsets: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """At least as many as there are visible characters in lines that stood before, in each text.
+
+    A line begins at a newline, where `is_start` is true, or where a text does; it is known by the sum of its mixed
+    characters. `offsets` are the texts' beginnings in `codes`.
+    """
     is_start[offsets[offsets < len(codes)]] = True
     starts = np.flatnonzero(is_start)
     if not len(starts):
