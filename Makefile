@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: help install quickstart test slow lint up clean
+.PHONY: help install quickstart test slow lint bench up clean
 
 help:
 	@echo "make quickstart   install, then raw text to a chat model on the embedded default"
 	@echo "make test         install, then the fast tests"
 	@echo "make slow         the tests that take minutes, real servers and kills among them"
 	@echo "make lint         style and import contracts"
+	@echo "make bench        speed of the data plane against its peers, which are installed for it"
 	@echo "make up           Prefect, MLflow and the deployments, until Ctrl-C"
 	@echo "make clean        remove the environment; artifacts in .minimind/ stay"
 
@@ -35,6 +36,12 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
+	for name in read_jsonl character_rules language_and_personal near_duplicates clean_path; do \
+		$(BIN)/python -m benchmarks.$$name || exit 1; \
+	done
 
 up: install
 	$(BIN)/minimind up

@@ -200,3 +200,9 @@ def test_any_text_is_cleaned_and_cleaned_once(text: str):
     found = outcome(text)
     if isinstance(found, Changed):
         assert outcome(found.text) is None
+
+
+def test_a_notice_of_rights_below_its_heading_stays():
+    """Manuals of Perl end with a section of that name: it is part of the manual."""
+    text = "The module opens a door.\n\n=head1 COPYRIGHT\n\nCopyright 1998-2002 Jane Roe.\n\n=cut"
+    assert outcome(text) is None

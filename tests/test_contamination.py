@@ -225,3 +225,20 @@ def test_no_text_breaks_it(rules, texts):
     """Lone surrogates, NUL, marks without a letter, emptiness: rows are what they are."""
     assert find_leaks(Texts(texts), rules) == {}
     assert leaks(rules, *texts, lettered(MARS)) == [len(texts)]
+
+
+def test_a_question_to_the_letter_is_a_leak_from_ten_words_on(tmp_path):
+    """Written for the set, it stands nowhere else; with its answer a shorter one is enough, a quoted context is not."""
+    ten = {"question": "Which element of tobacco smoke is responsible for most cancers?", "choices": ["Tar", "Ash"]}
+    six = {"question": "《霓裳羽衣舞》是哪一时期的宫廷乐舞", "choices": ["唐", "宋"], "answer": 0}
+    line = {"context": "高才萬夫敵，餘事十全醫，回首江山遠，無人問舊時。", "choices": ["乙", "甲"], "answer": 0}
+    rules = CleanRules(evaluation=(str(write(tmp_path / "set.jsonl", [ten, six, line])),))
+    texts = [PROSE + ten["question"], HAN + six["question"] + "\n答：唐", HAN + six["question"], HAN + line["context"]]
+    assert sorted(find_leaks(Texts(texts), rules)) == [0, 1]
+
+
+def test_slips_and_choices_in_front_and_escapes_hide_nothing(rules):
+    """Two slips in a short line take most of its runs; a dump of JSON may write Chinese characters as escapes."""
+    slips = "老人把的挂在船头，慢慢地向河在摇去。他要去对岸接迟归的孙女。"
+    front = "选项：" + "；".join(MARS["choices"]) + "。题目：" + MARS["question"][:60]
+    assert sorted(find_leaks(Texts([slips, front, json.dumps(CANAL), json.dumps(HAN)]), rules)) == [0, 1, 2]

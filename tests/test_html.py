@@ -292,3 +292,20 @@ def test_any_text_is_judged_and_judged_once(text: str):
     found = outcome(text)
     if isinstance(found, Changed):
         assert outcome(found.text) is None
+
+
+def test_stray_comments_go_from_prose_and_stay_in_text_about_them():
+    """`<!-- begin -->` around an article is left over from a page; in Markdown, code or a lesson it is somebody's."""
+    assert unwrapped("<!-- begin article 7 -->\n船来了。\n大家都去看。\n<!-- /content -->") == "船来了。\n大家都去看。"
+    lesson = "<!-- a note -->\nThe line above is a comment in HTML markup."
+    page = "# Title\n\n<!-- toc -->\n\n- one\n- two"
+    code = "<!-- head -->\nx = 1\ny = f(x)"
+    assert [outcome(text) for text in (lesson, page, code)] == [None, None, None]
+
+
+def test_a_drawing_stays():
+    """SVG is data: HTML knows some of its elements, yet no page is around them."""
+    drawing = '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="16"><g fill="#474747">'
+    assert (
+        outcome(drawing + '<path d="M8 4.846v10.38l-2.344-2.288-1.34 2.734z"/><style>a{b:c}</style></g></svg>') is None
+    )

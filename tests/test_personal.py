@@ -180,3 +180,52 @@ def test_a_masked_text_has_nothing_left_to_mask(text):
     """Whatever stands side by side, cleaning twice is cleaning once, and nothing breaks it."""
     once = masked(text)
     assert masked(once) == once
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("**13812345678**，**010-82345678**", "**[PHONE]**，**[PHONE]**"),
+        ("**93.184.216.34** ** 415-555-2671**", "**[IP]** ** [PHONE]**"),
+        ("user=320102197606193463 ip=2a02:8108::7 from=138-1234-5678", "user=[ID] ip=[IP] from=[PHONE]"),
+        ("QQ：907607222，加QQ群：12345678，Tel.: 089/390463", "QQ：[ID]，加QQ群：[ID]，Tel.: [PHONE]"),
+        ("call us on 07817 545870", "call us on [PHONE]"),
+        ("hf_QmWnEbRvTcYxUzIaOsPdLfKgJhHjGkFlDqZw", "[KEY]"),
+        ("SG.7Bw5UdzxtT05wFOYZPoHLf.ZMHMafuxa6Vt75D4u5YZBCb8LWxWY2TnEV1", "[KEY]"),
+        ("bot 773462523:AATZlEyJ-OHbmx3dtsE7rUkHCI1rrBGwd75 says", "bot [KEY] says"),
+        ("gsk_v66ZEeHpzHvUttGVnS4KN53n0eBU2h50eFCPRcVqhW7DSs7b", "[KEY]"),
+        ("Authorization: Bearer hQiZB9rdRLNF7AvQMQ5uatE1uLP9IkaZ", "Authorization: Bearer [KEY]"),
+        (
+            "https://hooks.chat.com/services/T67RN24LB/B1/XoFxN6IvfMK2fhP3JY3aCFeE",
+            "https://hooks.chat.com/services/T67RN24LB/B1/[KEY]",
+        ),
+        ("AccountKey=6b07PICiUq/v8gecrJAahG1bM5EV/RTWizKp+OY8S==", "AccountKey=[KEY]"),
+        ('db_password = "XONLt$aVsMa"', 'db_password = "[KEY]"'),
+        ("postgres://app:wHugvTSNkUBG@db.corp.com/x", "postgres://app:[KEY]@db.corp.com/x"),
+    ],
+)
+def test_logs_bold_type_and_keys_without_digits_hide_nothing(before, after):
+    """What a label, a sign of markup or a maker's prefix sets off is no part of a longer word."""
+    assert masked(before) == after
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"IdempotencyToken": "527c5358-2a1a-4b9e-b1b9-7293b0ddff42"',
+        "oss/watermark,type_ZmFuZ3poZW5naGVpdGk,text_aHR0cHM6Ly9ibG9nLmNzZG4ubmV0L3FxXzM0MzM3Mjcy,size_16",
+        "2**13812345678 x = 2 **13812345678",
+        "password = MyPassWord\ntoken = iPhoneAppUser\nsecret=$SECRET_From_Env",
+        "const getInternalSlotOrThrowIfMissingFromTheObject = com_sunXmlInternalBindMarshallerFactory",
+        "dotted-quad string format (for example, '123.45.67.89')",
+        "yourname@yourdomain.com your.email@company.com user@domain.com foo@bar.com",
+        "# (c) 2010, Jane Roe <jane@corp.net>",
+        '.\\" Copyright 1993 by Jane Roe (jane@rz.corp.de)\n',
+        "jane Roe <jane@corp.net>, 1996.\n -- Jane Roe <jane@corp.org>  Sun, 31 Oct 2021",
+        'authors = [{name = "Jane Roe", email = "jane@corp.org"}]',
+        "=head1 AUTHOR\n\nJane Roe <jane@corp.net>",
+    ],
+)
+def test_placeholders_notices_and_names_of_programs_stay(text):
+    """Who made a file says so in many forms; a long name in a program is no key, and a UUID no secret."""
+    assert masked(text) == text

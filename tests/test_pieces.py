@@ -82,6 +82,17 @@ def test_a_half_written_piece_is_begun_again(tmp_path: Path):
     assert [path.name for path in piece.iterdir()] == ["number"]
 
 
+@pytest.mark.parametrize("damage", ["", "changed", None])
+def test_a_damaged_piece_is_made_again(tmp_path: Path, damage: str | None):
+    """After a power cut a piece may have its name and not its bytes; half a piece must not pass for one."""
+    (piece,) = build_pieces(write_number, jobs(tmp_path, 1), tmp_path / "pieces", workers=1)
+    (piece / "number").unlink()
+    if damage is not None:
+        (piece / "number").write_text(damage)
+    assert numbers(build_pieces(write_number, jobs(tmp_path, 1), tmp_path / "pieces", workers=1)) == [0]
+    assert did(tmp_path) == [0, 0]
+
+
 def test_little_work_starts_no_processes_unless_asked():
     """Starting a process takes longer than cleaning a small file."""
     assert enough_workers(0, 1000) == 1

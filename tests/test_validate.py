@@ -215,9 +215,12 @@ def test_a_file_that_is_wrong_as_a_whole_stops_it_and_nothing_is_written(
 
 
 def test_a_few_rows_may_be_mostly_bad(tmp_path: Path):
-    """Of a handful of rows a share says nothing: a sample of odd rows is looked at, not refused."""
-    (tmp_path / "a.jsonl").write_bytes(GOOD + b"{\n" * 5)
+    """Of a handful of rows a share says nothing, unless most have the same fault: odd samples are not refused."""
+    (tmp_path / "a.jsonl").write_bytes(GOOD + b"{\n[]\n{}\n" + b'{"text": null}\n{"text": ""}\n')
     assert validate([str(tmp_path / "a.jsonl")], "pretrain", tmp_path / "out").dropped == 5
+    (tmp_path / "b.jsonl").write_bytes(GOOD + b"{\n" * 5)
+    with pytest.raises(DataError, match="More than half"):
+        validate([str(tmp_path / "b.jsonl")], "pretrain", tmp_path / "out")
 
 
 def test_what_was_there_before_stays_until_all_is_well(tmp_path: Path):

@@ -31,7 +31,8 @@ _MARK, _NO_UTF8 = 0xEF, 0xFF
 BLANKS = "\0 \t\r\n\ufeff"
 """Characters that are no content."""
 _BLANK = re.compile(rb"(?: |\\[nrt]|\xef\xbb\xbf)*")
-_SPLIT = 16
+_SPLIT = 8
+"""Parts of a block that are looked at for bytes that are not UTF-8."""
 _MAX_KEY_PAIRS = 16
 """The text is looked for among so many strings of a line."""
 _FIRST_LINES = 5
@@ -51,7 +52,7 @@ class LineIndex:
         kinds = self.codes[marks]
         self._find_lines(marks[kinds < _SPACE])
         self._find_strings(marks, kinds)
-        self._doubt_encoding(0, len(self))
+        self._doubt_encoding()
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -69,16 +70,15 @@ class LineIndex:
             blank[line] = not self.line(line).strip()
         return blank
 
-    def _doubt_encoding(self, first: int, last: int) -> None:
-        """Find the lines that are not UTF-8: all of a block is one look where there are none, else it is split up."""
-        if first == last or is_utf8(memoryview(self.data)[self.starts[first] : self.ends[last - 1]]):
-            return
-        if last - first == 1:
-            self.doubtful[first] = True
-            return
-        step = -(-(last - first) // _SPLIT)
-        for begin in range(first, last, step):
-            self._doubt_encoding(begin, min(begin + step, last))
+    def _doubt_encoding(self) -> None:
+        """Find the lines that are not UTF-8: a look at each part of the block, and a closer one where it has some."""
+        view, step = memoryview(self.data), max(1, -(-len(self) // _SPLIT))
+        for first in range(0, len(self), step):
+            begin, end = int(self.starts[first]), int(self.ends[min(first + step, len(self)) - 1])
+            while begin < end and not is_utf8(view[begin:end]):
+                line = int(np.searchsorted(self.starts, begin + _first_fault(view[begin:end]), "right")) - 1
+                self.doubtful[line] = True
+                begin = int(self.ends[line])
 
     def _find_lines(self, controls: Ints) -> None:
         codes, size = self.codes, len(self.codes)
@@ -142,9 +142,8 @@ def flat_texts(index: LineIndex, key: str) -> FlatTexts:
     """Rows whose text is the string `key`, as far as that is certain: no nested fields, no blank text."""
     lines, begins, ends = _values_of(index, key.encode())
     spelled = _spelled_out(index, begins, ends)
-    fits = _not_blank(index, begins, ends)
-    if spelled:
-        fits &= np.array([spelled.get(begin, b"?") != b"" for begin in begins.tolist()])
+    no_text = [begin for begin, text in spelled.items() if not text]
+    fits = _not_blank(index, begins, ends) & ~np.isin(begins, no_text)
     lines, begins, ends = lines[fits], begins[fits], ends[fits]
     certain, others = _check_surroundings(index, key, lines, begins, ends)
     lines, begins, ends = lines[certain], begins[certain], ends[certain]
@@ -162,16 +161,25 @@ def is_utf8(data: bytes | memoryview) -> bool:
     return True
 
 
+def _first_fault(data: memoryview) -> int:
+    """Where the first byte stands that is not UTF-8, in data that has one."""
+    try:
+        str(data, "utf-8")
+    except UnicodeDecodeError as error:
+        return error.start
+    raise AssertionError("Arrow and Python disagree about UTF-8")
+
+
 def _first_of_pairs(slashes: Ints) -> Ints:
     """Every other one of backslashes that follow one another: the second of `\\\\` is text."""
-    in_run = np.flatnonzero(np.diff(slashes) == 1) + 1
-    if not len(in_run):
+    followers = np.flatnonzero(slashes[1:] - slashes[:-1] == 1) + 1
+    if not len(followers):
         return slashes
-    places = np.arange(len(slashes))
-    begins = places.copy()
-    begins[in_run] = 0
+    begins = np.where(np.diff(followers, prepend=-1) == 1, 0, followers - 1)
     np.maximum.accumulate(begins, out=begins)
-    return slashes[(places - begins) % 2 == 0]
+    first = np.ones(len(slashes), np.bool_)
+    first[followers[(followers - begins) & 1 == 1]] = False
+    return slashes[first]
 
 
 def _next_codes(codes: npt.NDArray[np.uint8], places: Ints, at_end: int) -> npt.NDArray[np.uint8]:
@@ -235,12 +243,13 @@ def _check_surroundings(
     first = _plain_object(before + after, int(num_quotes[0]), key)
     same = (begins - starts == len(before)) & (stops - ends == len(after))
     same[same] = _equal_bytes(index.codes, starts[same], before) & _equal_bytes(index.codes, ends[same], after)
+    certain = same & (first is not None)
     objects = [first] * len(lines)
-    for place in np.flatnonzero(~same):
+    for place in np.flatnonzero(~same).tolist():
         around = index.data[starts[place] : begins[place]] + index.data[ends[place] : stops[place]]
         objects[place] = _plain_object(around, int(num_quotes[place]), key)
-    certain = np.fromiter((found is not None for found in objects), np.bool_, len(objects))
-    return certain, [found for found in objects if found is not None]
+        certain[place] = objects[place] is not None
+    return certain, objects if certain.all() else [found for found in objects if found is not None]
 
 
 def _plain_object(raw: bytes, num_quotes: int, key: str) -> dict[str, Any] | None:

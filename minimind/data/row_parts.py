@@ -48,7 +48,7 @@ class RowParts:
     def _begin(self) -> RowWriter:
         self._parts += 1
         stem = f"part-{self._parts - 1:05d}"
-        return RowWriter(self._directory, self._kind, part_bytes=8 * PART_BYTES, stem=stem)
+        return RowWriter(self._directory, self._kind, part_bytes=8 * PART_BYTES, stem=stem, compression="lz4")
 
     def _flush(self) -> None:
         if not self._waiting:

@@ -1,12 +1,13 @@
-"""Shards: rows as zstd Arrow IPC files, how they are written and read.
+"""Shards: rows as Arrow IPC files, how they are written and read.
 
-zstd Arrow takes half the room of plain Arrow and reads back several times cheaper than Parquet.
+The corpus is packed with zstd, what comes before it, and is read but once, with lz4. Either reads back several
+times cheaper than Parquet.
 Rows keep their order, so that the same input gives the same files. Not here: which rows go where (`sharding`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +21,8 @@ SHARD_BYTES = 64 << 20
 BATCH_ROWS = 4096
 BATCH_BYTES = 4 << 20
 """A record batch is closed at whichever comes first; it is what a reader holds in memory."""
-_WRITE = pa.ipc.IpcWriteOptions(compression="zstd")
+Compression = Literal["zstd", "lz4"]
+"""zstd packs tighter (77 MB where lz4 makes 96 and plain Arrow 144), lz4 costs a third of the time."""
 
 
 class RowWriter:
@@ -29,8 +31,17 @@ class RowWriter:
     At least one file is written, without rows if need be, so that a reader finds the schema.
     """
 
-    def __init__(self, directory: Path, kind: RowKind, *, part_bytes: int = SHARD_BYTES, stem: str = "part") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        kind: RowKind,
+        *,
+        part_bytes: int = SHARD_BYTES,
+        stem: str = "part",
+        compression: Compression = "zstd",
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self._options = pa.ipc.IpcWriteOptions(compression=compression)
         self.rows = 0
         self.parts = 0
         self._directory, self._stem, self._part_bytes = directory, stem, part_bytes
@@ -77,7 +88,7 @@ class RowWriter:
     def _begin(self) -> None:
         path = self._directory / f"{self._stem}-{self.parts:05d}.arrow"
         self._sink = pa.OSFile(str(path), "wb")
-        self._writer = pa.ipc.new_file(self._sink, self._schema, options=_WRITE)
+        self._writer = pa.ipc.new_file(self._sink, self._schema, options=self._options)
         self.parts += 1
 
     def _end(self) -> None:

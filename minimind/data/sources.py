@@ -253,7 +253,7 @@ def _judge(tally: Tally, config: IngestConfig) -> None:
         source = next(source for source in config.sources if source.name == tally.source)
         what = source.path or source.dataset or source.kind
         raise DataError(f"source {source.name}: {what} is empty, it has no rows; fetch it again or take it out")
-    if tally.bad_fraction() > config.max_bad_fraction:
+    if config.max_bad_fraction < 1 and tally.is_wrong(config.max_bad_fraction):
         raise DataError(_too_bad(tally, config.max_bad_fraction))
 
 

@@ -26,6 +26,8 @@ from minimind.data.strict_json import RowError, read_json
 
 CHECK = "check"
 """The rule that a row which cannot be used has met."""
+FEW_ROWS = 20
+"""Fewer rows than this are judged by what most of them have wrong, not by how many are bad."""
 _FILE = "tally.json"
 _SAMPLES = 2
 _SAMPLE_CHARACTERS = 400
@@ -87,6 +89,17 @@ class Tally:
 
     def bad_fraction(self) -> float:
         return self.dropped / max(1, self.kept + self.dropped)
+
+    def is_wrong(self, allowed: float) -> bool:
+        """Whether the source as a whole is wrong: no good row, or a larger share of bad ones than `allowed`.
+
+        Of a few rows with all kinds of faults a share says nothing; one fault that most of them have does.
+        """
+        rows = self.kept + self.dropped
+        if self.bad_fraction() <= allowed:
+            return False
+        commonest = max(self.reasons().values())
+        return not self.kept or rows >= FEW_ROWS or commonest > allowed * rows
 
     def complaint(self, *, gave_up: bool = False) -> str:
         """How many rows are bad, the most frequent reason, its first place, and what the file seems to be.

@@ -33,10 +33,10 @@ from minimind.data.tally import Tally, shown
 from minimind.errors import ConfigError, DataError
 
 KEPT_FILE = "kept.jsonl"
+MAX_BAD_FRACTION = 0.5
+"""A file with a larger share of bad rows is not what it was taken for."""
 GIVE_UP_AFTER = 1000
 """Bad rows at the start of a file without one good row: it is of another kind."""
-FEW_ROWS = 20
-"""Of fewer rows than this a share says nothing: some may be bad, if only one is good."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -200,7 +200,7 @@ def _judge(tally: Tally, kind: RowKind, *, gave_up: bool = False) -> None:
     if not rows:
         what = "has only blank lines" if tally.blank else "is empty"
         raise DataError(f"{tally.source}: {what}; fetch it again or leave it out")
-    if not tally.kept or (rows >= FEW_ROWS and tally.bad_fraction() > 0.5):
+    if tally.is_wrong(MAX_BAD_FRACTION):
         verdict = f"More than half are no {kind} rows" if tally.kept else f"None of them is a {kind} row"
         raise DataError(f"{tally.source}: {tally.complaint(gave_up=gave_up)}. {verdict}; mend the file or name another")
 

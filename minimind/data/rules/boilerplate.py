@@ -44,7 +44,7 @@ _GUTENBERG_END = re.compile(
 )
 _LICENCE = re.compile(
     r"permission (?:is|to use)|redistribut|licen[cs]ed? (?:under|agreement|for)|terms and conditions for|public domain"
-    r"|许可证|许可协议|著作权法|^\W*copyright\W*$",
+    r"|许可证|许可协议|著作权法|^\W*(?:head\d\s+)?copyright(?: and licen[cs]e)?\W*$",
     re.I | re.M,
 )
 """A text that grants or discusses rights: the copyright lines in it are its own."""

@@ -32,4 +32,4 @@ RULES: dict[str, Rule] = {
 ANY_ROW = ("unicode", "control", "contamination", "personal")
 """What is applied to conversations and pairs in any case; the others judge prose."""
 JUDGES = ("length", "gibberish", "repetition", "language")
-"""What is applied to conversations and pairs with `filter_chat`, on their contents joined: rules that change nothing."""
+"""With `filter_chat` applied to conversations and pairs too, on their contents joined: they change nothing."""

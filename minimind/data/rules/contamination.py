@@ -9,7 +9,9 @@ Not found: translations and paraphrases. The passage a reading question is about
 stand in a text; only the question may not.
 """
 
+import re
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -26,6 +28,12 @@ from minimind.data.rules.texts import Dropped, Texts
 CJK_WEIGHT = 3
 LONG_QUESTION = 100
 """Latin letters (a CJK character is three) from which on a question alone is a leak: some 20 words."""
+QUOTED_QUESTION = 48
+"""From which on a question is a leak that was written for the set and stands there to the letter: ten words."""
+ANSWERED_QUESTION = 36
+"""The same where its right answer follows at once, however short."""
+ANSWER_REACH = 20
+"""Letters that may stand between a question and such an answer: "Answer:", "The right one is"."""
 MIN_EVIDENCE = 24
 """Latin letters of question and choices together that must be found: less stands anywhere by chance."""
 MIN_CHOICES = 12
@@ -34,6 +42,14 @@ MIN_ANSWER = 8
 """Of the right choice behind its question, when no other is there."""
 LOOKED_FOR = 0.5
 """Of `leak_share`: the share of the pieces for which a text is read; an edit takes several pieces at once."""
+FOUND = 0.8
+"""The share of a choice that must be there: one slip in a short one."""
+MIN_ESCAPES = 8
+"""Characters written as JSON escapes them, from which on a text is read once more without: Chinese questions are."""
+EDITED = 0.4
+"""The share of runs from which on a short part may be there with slips: each slip takes 3 or 6 of them."""
+ALIGNED = 120
+"""Letters of parts that are compared letter by letter; in longer ones slips matter less, and the time grows."""
 BETWEEN = 160
 """Letters that may stand between a question and its choices, or be put in among them."""
 
@@ -43,15 +59,30 @@ def find_leaks(texts: Texts, settings: CleanRules) -> dict[int, Dropped]:
     if not settings.evaluation or not len(texts):
         return {}
     index = load_index(tuple(settings.evaluation))
-    candidates = _candidates(texts, index, settings.leak_share * LOOKED_FOR)
+    leaks = _leaks(texts, index, settings.leak_share)
+    escaped = [i for i, text in enumerate(texts.texts) if text.count("\\u") >= MIN_ESCAPES and i not in leaks]
+    read = Texts([_ESCAPE.sub(lambda match: chr(int(match[1], 16)), texts.texts[i]) for i in escaped])
+    leaks |= {escaped[i]: leak for i, leak in _leaks(read, index, settings.leak_share).items()}
+    return {i: Dropped("evaluation_leak", _detail(*leaks[i], settings.leak_share)) for i in sorted(leaks)}
+
+
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
+"""A character as JSON within a text may write it: `\\u4e2d`."""
+
+
+def _leaks(texts: Texts, index: EvaluationIndex, share: float) -> dict[int, tuple["Found", Item]]:
+    """The texts with a question of `index`: the one of which most was found, and how much."""
+    if not len(texts):
+        return {}
+    candidates = _candidates(texts, index, share * LOOKED_FOR)
     leaks: dict[int, tuple[Found, Item]] = {}
     for text, found_there in groupby(candidates, key=itemgetter(0)):
         letters = letters_of(texts.texts[text])
         compared = [(_compare(letters, index.items[item], place), index.items[item]) for _, item, place in found_there]
-        known = [(found, item) for found, item in compared if found.is_leak(settings.leak_share)]
+        known = [(found, item) for found, item in compared if found.is_leak(share)]
         if known:
             leaks[text] = max(known, key=lambda pair: pair[0].evidence)
-    return {text: Dropped("evaluation_leak", _detail(*leak, settings.leak_share)) for text, leak in leaks.items()}
+    return leaks
 
 
 def evaluation_digests(settings: CleanRules) -> dict[str, str]:
@@ -77,6 +108,8 @@ class Found:
     choices_weight: int
     all_choices_weight: int
     has_answer: bool
+    is_quoted: bool
+    """Whether the question stands there whole, and is enough of one."""
 
     @property
     def evidence(self) -> float:
@@ -90,7 +123,7 @@ class Found:
         if self.question >= share:
             half = self.choices >= (self.num_choices + 1) // 2 and self.choices_weight >= MIN_CHOICES
             several = 2 <= self.choices >= (self.num_choices + 1) // 2
-            return self.question_weight >= LONG_QUESTION or half or several or self.has_answer
+            return self.question_weight >= LONG_QUESTION or half or several or self.has_answer or self.is_quoted
         whole = self.question_weight + self.all_choices_weight
         return 2 <= self.choices == self.num_choices and self.question >= share / 2 and self.evidence >= share * whole
 
@@ -160,7 +193,8 @@ def _compare(text: str, item: Item, place: int) -> Found:
     reach = sum(map(len, choices)) + BETWEEN
     near = text[begin : place + len(item.question) + BETWEEN]
     tail = text[max(0, behind) : max(0, behind) + len(item.question) // 4 + reach]
-    there = [choice for choice in choices if _share(choice, tail) >= 0.8]
+    head = text[max(0, place - reach) : max(0, place)]
+    there = [choice for choice in choices if max(_share(choice, tail), _share(choice, head)) >= FOUND]
     return Found(
         question=_share(item.question, near) if item.question else 1.0,
         question_weight=_weight(item.question),
@@ -168,8 +202,18 @@ def _compare(text: str, item: Item, place: int) -> Found:
         num_choices=len(choices),
         choices_weight=sum(map(_weight, there)),
         all_choices_weight=sum(map(_weight, choices)),
-        has_answer=bool(item.answer) and _share(item.answer, tail) >= 0.8 and _weight(item.answer) >= MIN_ANSWER,
+        has_answer=bool(item.answer) and _share(item.answer, tail) >= FOUND and _weight(item.answer) >= MIN_ANSWER,
+        is_quoted=_is_quoted(near, item),
     )
+
+
+def _is_quoted(near: str, item: Item) -> bool:
+    at = near.find(item.question) if item.asks else -1
+    if at < 0:
+        return False
+    behind = near[at + len(item.question) :]
+    is_answered = bool(item.answer) and 0 <= behind.find(item.answer) <= ANSWER_REACH
+    return _weight(item.question) >= (ANSWERED_QUESTION if is_answered else QUOTED_QUESTION)
 
 
 def _share(part: str, text: str) -> float:
@@ -180,7 +224,19 @@ def _share(part: str, text: str) -> float:
     size = min(size, (len(part) + 1) // 3)
     runs = [part[at : at + size] for at in range(len(part) - size + 1)]
     there = {text[at : at + size] for at in range(len(text) - size + 1)}
-    return sum(run in there for run in runs) / len(runs)
+    share = sum(run in there for run in runs) / len(runs)
+    is_edited = EDITED <= share < FOUND and len(part) <= ALIGNED
+    return max(share, _aligned(part, text, size)) if is_edited else share
+
+
+def _aligned(part: str, text: str, size: int) -> float:
+    """The share of the letters of `part` that stand in `text` one after the other in pieces: two slips in a line
+    take most runs away, but few letters."""
+    blocks = SequenceMatcher(None, text, part, autojunk=False).get_matching_blocks()
+    ends = [(block.a, block.a + block.size) for block in blocks if block.size > 1]
+    if not ends or ends[-1][1] - ends[0][0] > len(part) + 2 * size:
+        return 0.0
+    return sum(end - start for start, end in ends) / len(part)
 
 
 def _weight(text: str) -> int:

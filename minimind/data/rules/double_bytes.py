@@ -60,14 +60,15 @@ def _read_as(line: str, wrong: str) -> Iterator[str]:
 
 
 def wrong_encodings(text: str) -> list[str]:
-    """The encodings of two bytes in which `text` looks most like UTF-8: none, of almost all texts."""
+    """The encodings in which `text` looks most like UTF-8 of Chinese and the like: none, of almost all texts."""
     counts = np.bincount(kind_table()[_codes(text)], minlength=KINDS)
     han, rare, hangul = (counts[kinds_of(kind)].sum() for kind in (CharClass.HAN, CharClass.RARE_HAN, CharClass.HANGUL))
-    if rare < 3 and not counts[misread_marks()].any() and min(hangul, han + rare) < 3 and "\ufffd" not in text:
-        return []
-    signs = {codec: len(_UTF8_BYTES.findall(text.encode(codec, "ignore"))) for codec in _CODECS}
-    most = max(signs.values())
-    return [codec for codec, count in signs.items() if count and 2 * count >= most]
+    high = sum(counts[kinds_of(kind)].sum() for kind in (CharClass.LATIN, CharClass.LATIN1, CharClass.QUOTE))
+    codecs = SINGLE if 10 * high > 3 * len(text) else ()  # three bytes are a letter and two symbols or controls
+    if rare >= 3 or counts[misread_marks()].any() or min(hangul, han + rare) >= 3:
+        codecs += _CODECS
+    signs = {codec: len(_UTF8_BYTES.findall(text.encode(codec, "ignore"))) for codec in codecs}
+    return [codec for codec, count in signs.items() if count and 2 * count >= max(signs.values())]
 
 
 def of_double_bytes(line: str, wrong: list[str]) -> str:

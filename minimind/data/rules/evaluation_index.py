@@ -91,4 +91,4 @@ def _sorted_index(
 
 def _folded(item: Item) -> Item:
     choices = tuple(letters_of(choice) for choice in item.choices)
-    return Item(item.name, item.file, letters_of(item.question), choices, letters_of(item.answer))
+    return Item(item.name, item.file, letters_of(item.question), choices, letters_of(item.answer), item.asks)

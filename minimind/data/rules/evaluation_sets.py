@@ -40,6 +40,8 @@ class Item:
     choices: tuple[str, ...]
     answer: str
     """The right choice, or what follows the question; empty if nobody says."""
+    asks: bool
+    """Whether it was written for the set, as `question` is; a `context` or `text` is quoted from somewhere."""
 
 
 def digest_of(name: str) -> str:
@@ -101,7 +103,8 @@ def _item(row: Mapping[str, Any], path: Path, number: int) -> Item:
         question, answer = " ".join(_strings(row)), ""
     if not letters_of(question):
         raise DataError(f"{path}:{number}: has no question: give question and choices, context and choices, or text")
-    return Item(name, path.name, question, choices, answer)
+    asks = bool(choices) and question == row.get("question")
+    return Item(name, path.name, question, choices, answer, asks)
 
 
 _QUESTIONS = ("question", "context", "text")

@@ -87,7 +87,7 @@ def _of_latin(text: str, *, has_han: bool) -> str:
     if sum(word in _COMMON for word in words) >= max(2, _MIN_ENGLISH * len(words)):
         return "en"
     prose = " ".join(words)[:PROSE].lower()
-    if len(words) < _MIN_WORDS or len(prose) < _MIN_PROSE * min(len(text), PREFIX, PROSE):
+    if len(set(words)) < _MIN_WORDS or len(prose) < _MIN_PROSE * min(len(text), PREFIX, PROSE):
         return UNDETERMINED
     code, confidence = _ask(prose)
     return code if code == "en" or confidence >= MIN_CONFIDENCE else UNDETERMINED

@@ -82,6 +82,9 @@ _QUOTES = frozenset("'\"“‘「")
 _TALK_STARTS = frozenset(" '\"”’」`\ntTeEaA标元命节")
 """What _TALK_BEHIND can begin with."""
 _TALK_BEHIND = re.compile(r"['\"”’」`]?\s{0,2}(?:tags?|elements?|attributes?|标签|标籤|元素|标记|命令|节点)", re.I)
+_DRAWING = re.compile(r"\s*(?:(?><\?xml[^>]*>|<!--.*?-->|<!DOCTYPE svg[^>]*>)\s*)*<svg\b", re.S)
+"""A file of SVG: what HTML knows of its elements is not markup of a page."""
+_STRAY_COMMENT = re.compile(r"^[ \t]*<!--(?:(?!-->)[^\n]){0,200}-->[ \t]*$", re.M)
 _DOCUMENT = re.compile(r"\s*(?:(?><\?xml[^>]*>|<!--.*?-->)\s*)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S)
 
 
@@ -114,7 +117,7 @@ def judge(text: str) -> Verdict:
     plain = text if document or _has_line_breaks(text) else code_masked(text)
     tags = working_tags(plain)
     if not tags:
-        return Verdict.KEEP
+        return Verdict.LOOSE if _has_stray_comments(plain) else Verdict.KEEP
     if not document and (_DIFF.search(text) or all(tag.name in _NOTATION for tag in tags)):
         return Verdict.EDGES
     bodies = _without_raw(plain)
@@ -122,7 +125,7 @@ def judge(text: str) -> Verdict:
         return Verdict.EDGES
     if document:
         return Verdict.PAGE
-    if _is_data(bodies):
+    if _DRAWING.match(text) or _is_data(bodies):
         return Verdict.EDGES
     bare, tagged, inside = _shares(bodies, [tag for tag in tags if bodies[tag.start] == "<"])
     free = "\n".join(bare)
@@ -184,6 +187,14 @@ def _works(text: str, tag: Tag, partners: Counter[str]) -> bool:
     return tag.name in _OPEN_ENDED and (
         before in "\n>" or not text[text.rfind("\n", 0, tag.start) + 1 : tag.start].strip()
     )
+
+
+def _has_stray_comments(text: str) -> bool:
+    """Whether lines of HTML comments are all the markup there is in plain prose."""
+    if "<!--" not in text or not _STRAY_COMMENT.search(text):
+        return False
+    rest = _STRAY_COMMENT.sub("", text)
+    return "<" not in rest and not (_TALK.search(rest) or is_markdown(rest) or is_source(rest))
 
 
 def _shares(text: str, tags: list[Tag]) -> tuple[list[str], int, int]:

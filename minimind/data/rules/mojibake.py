@@ -132,10 +132,8 @@ def _repaired_once(text: str) -> str:
 def _repaired_line(line: str, wrong: list[str]) -> str:
     if line.isascii():
         return line
-    line = of_high_bytes(line) or line
-    if _pair().search(line):
-        line = _of_single_bytes(line)
-    return of_double_bytes(line, wrong) if wrong else line
+    line = of_high_bytes(line) or (of_double_bytes(line, wrong) if wrong else line)
+    return _of_single_bytes(line) if _pair().search(line) else line
 
 
 def _strictly_read(line: str) -> str:

@@ -179,7 +179,7 @@ def _number_groups(texts: Texts, starts: Positions, ends: Positions) -> Position
 
 def _is_joint(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
     joints = np.zeros(128, np.bool_)
-    joints[[ord(char) for char in " -.()"]] = True
+    joints[[ord(char) for char in " -.()/"]] = True
     return joints[np.minimum(codes, 127)] | (codes == ord("）"))
 
 
@@ -190,18 +190,20 @@ def _hextets(codes: npt.NDArray[np.uint32], starts: Positions) -> Positions:
 
 
 def _long_runs(kinds: npt.NDArray[np.uint8], digits: Positions) -> Positions:
-    """Beginnings of runs of MIN_RUN and more letters and digits of ASCII that have a digit."""
-    if len(kinds) < MIN_RUN or not len(digits):
+    """Beginnings of runs of MIN_RUN and more letters and digits of ASCII that have a digit, or _LONG_RUN of them."""
+    if len(kinds) < MIN_RUN:
         return digits[:0]
     long = (kinds >= kinds_of(CharClass.DIGIT).start) & (kinds < kinds_of(CharClass.UPPER).stop)
     for shift in _SHIFTS:  # long[i]: all from i on, as many as the shifts add up to and one, are letters or digits
         long = long[:-shift] & long[shift:]
     starts, ends = _runs(np.flatnonzero(long))
     has_digit = np.searchsorted(digits, ends + MIN_RUN - 1) > np.searchsorted(digits, starts)
-    return starts[has_digit]
+    return starts[has_digit | (ends - starts >= _LONG_RUN - MIN_RUN)]
 
 
 _SHIFTS = (1, 2, 4, MIN_RUN - 8)
+_LONG_RUN = 30
+"""Letters in a row that are read even without a digit: some makers' keys have none, and no word is as long."""
 
 
 def _key_fences(codes: npt.NDArray[np.uint32], dashes: Positions) -> Positions:

@@ -34,7 +34,7 @@ def ipv4_at(text: str, start: int) -> Span | None:
 def ipv6_at(text: str, start: int) -> Span | None:
     """A public IPv6 address that begins at `start`."""
     match = _IPV6.match(text, start)
-    if match is None or not free_before(text, start, ":"):
+    if match is None or not (free_before(text, start, ":") or text[start - 1] == "="):
         return None
     written = match[0].rstrip(":")
     if match[0].endswith("::") or text[match.end() : match.end() + 1] == "/" and written.endswith("::0"):
@@ -64,8 +64,9 @@ _LARGEST_SECTION = 20
 """Four numbers, none larger, are a section or a version unless the text says address: one address in 20,000."""
 _PUBLISHED = frozenset(
     ("8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9", "114.114.114.114", "223.5.5.5", "223.6.6.6", "119.29.29.29")
+    + ("12.34.56.78", "123.45.67.89", "11.22.33.44", "123.123.123.123")
 )
-"""Name servers that everybody may use."""
+"""Name servers that everybody may use, and digits in a row."""
 _SPECIAL_V4 = (
     (0x0A, 8),  # 10: private
     (0x7F, 8),  # 127: loopback

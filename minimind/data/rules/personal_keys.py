@@ -23,10 +23,29 @@ def key_at(text: str, start: int) -> Span | None:
     begin = start
     while begin and start - begin < _PREFIX and text[begin - 1] in _TOKEN_CHARACTERS:
         begin -= 1
-    match = _KEYS.match(text, begin)
-    if match is None or (match.lastgroup == "plain" and not _is_random(match[0])):
+    for first in (begin, _before_sign(text, begin)):
+        match = _KEYS.match(text, first)
+        if match is not None and match.end() > start and not (match.lastgroup == "plain" and not _is_random(match[0])):
+            return first, match.end(), MASK
+    return _carried(text, begin)
+
+
+def _before_sign(text: str, begin: int) -> int:
+    """Where a key begins of which a full stop or a colon ends the first part: `SG.…`, `123456789:AA…`."""
+    first = begin - 1
+    if begin == 0 or text[first] not in ".:":
+        return begin
+    while first and begin - first < _PREFIX and text[first - 1] in _TOKEN_CHARACTERS:
+        first -= 1
+    return first
+
+
+def _carried(text: str, begin: int) -> Span | None:
+    """What a request for a service carries, whoever made it: behind `Bearer`, in the path of a web hook."""
+    if not _CARRIER.search(text[max(0, begin - 80) : begin]):
         return None
-    return begin, match.end(), MASK
+    match = _CARRIED.match(text, begin)
+    return (begin, match.end(), MASK) if match and _is_random(match[0]) else None
 
 
 def secret_at(text: str, sign: int) -> Span | None:
@@ -35,7 +54,9 @@ def secret_at(text: str, sign: int) -> Span | None:
         return None
     match = _VALUE.match(text, sign + 1)
     value = _NEXT_FIELD.split(match["value"])[0] if match else ""
-    if match is None or len(value) < MIN_SECRET or not _is_random(value):
+    if match is None or len(value) < MIN_SECRET or _UUID.fullmatch(value):
+        return None
+    if not (_is_random(value) or _is_mixed(value, signs=True)):
         return None
     return match.start("value"), match.start("value") + len(value), MASK
 
@@ -43,7 +64,7 @@ def secret_at(text: str, sign: int) -> Span | None:
 def login_at(text: str, at: int) -> Span | None:
     """The password of a URL whose host follows the @ at `at`."""
     match = _LOGIN.search(text[max(0, at - 100) : at])
-    if match is None or not _is_random(match[1]):
+    if match is None or not (_is_random(match[1]) or _is_mixed(match[1], signs=False)):
         return None
     return at - len(match[1]), at, MASK
 
@@ -54,6 +75,9 @@ def private_keys(text: str) -> list[Span]:
 
 
 _TOKEN_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+_CARRIER = re.compile(r"\b(?:[Bb]earer|BEARER)\s+\Z|://hooks?\.\S+/\Z|://\S+/(?:web)?hooks?/\S*/\Z")
+_CARRIED = re.compile(r"[A-Za-z0-9_.~+/-]{20,}=*")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _PREFIX = 40
 """Characters before the long run in which a key begins: `github_pat_`, `sk-proj-`, `xoxb-` and two numbers."""
 _KEYS = re.compile(
@@ -66,8 +90,12 @@ _KEYS = re.compile(
     | xox[abeoprs]-[A-Za-z0-9-]{10,}                                    # Slack
     | hf_[A-Za-z0-9]{30,} | npm_[A-Za-z0-9]{36} | pypi-[A-Za-z0-9_-]{50,} | dapi[0-9a-f]{32}
     | SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}                        # SendGrid
+    | [0-9]{8,10}:AA[A-Za-z0-9_-]{32,34} | [MNO][A-Za-z0-9_-]{23,25}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,}
+    # (Telegram and Discord bots)
+    | (?:SK|AC)[0-9a-f]{32}(?![0-9A-Za-z]) | do[opr]_v1_[0-9a-f]{64} | GOCSPX-[A-Za-z0-9_-]{24,}
     | eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?   # JWT
-    | (?P<plain>(?:sk|pk|rk|ak|api|key|token|secret|access|live|test)[-_][A-Za-z0-9_-]{16,})  # OpenAI, Stripe, others
+    | (?P<plain>(?:sk|pk|rk|ak|api|key|token|secret|access|live|test)[-_][A-Za-z0-9_-]{16,}  # OpenAI, Stripe, others
+        | (?<![,/&?%])[a-z][a-z0-9]{1,7}[-_](?:[a-z0-9]{2,6}[-_])?(?=[A-Za-z0-9]*[a-z])(?=[A-Za-z0-9]*[A-Z])[A-Za-z0-9]{30,}) # gsk_
     """,
     re.VERBOSE,
 )
@@ -75,7 +103,11 @@ _LABEL_REACH = 24
 """Characters before the sign in which the end of a label stands, quotes and blanks included."""
 _LABELS = (
     *("password", "passwd", "passphrase", "passcode", "pwd", "secret", "token"),
-    *(f"{what}{joint}key" for what in ("api", "access", "auth", "private", "secret") for joint in ("", "_", "-", " ")),
+    *(
+        f"{what}{joint}key"
+        for what in ("api", "access", "account", "auth", "private", "secret", "shared")
+        for joint in ("", "_", "-", " ")
+    ),
     *("密码", "口令", "密钥", "密匙", "令牌"),
 )
 _VALUE = re.compile(r"[\s*]{0,3}[\"'`“‘]?(?P<value>[^\s\"'`<>“”‘’，。；、：）(),;\[\]{}]{8,200})(?![(\[{<])")
@@ -108,8 +140,21 @@ def _is_random(value: str) -> bool:
     return bits >= _MIN_BITS and (in_words <= len(value) / 2 or len(kinds) == 4)
 
 
+def _is_mixed(value: str, *, signs: bool) -> bool:
+    """Letters without a digit, small and capital as chance has them (`oCStD#vvEUm`), words not (`MyPassWord`)."""
+    words = _CASED.findall(value)
+    is_plain = value.isalpha() or (signs and _PASSWORD_SIGN.search(value) is not None)
+    is_cased = value.isascii() and value != value.lower() and value != value.upper()
+    return is_plain and is_cased and len(words) >= 4 and sum(map(len, words)) < _MIXED_LENGTH * len(words)
+
+
+_CASED = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+_PASSWORD_SIGN = re.compile(r"^[A-Za-z!@#$%^&*?]+$")
+_MIXED_LENGTH = 2.75
+"""Letters of a word, on average, in random ones 2.1; `iPhoneAppUser` has 3.2."""
 _PLACEHOLDER = re.compile(
-    r"x{4}|\*{3}|\.{3}|your|example|placeholder|1234567890abcdef|://|\.\w+\.|::|->|\w\.\w+\Z|^/|\$", re.IGNORECASE
+    r"x{4}|\*{3}|\.{3}|your|example|placeholder|1234567890abcdef|://|\.\w+\.|::|->|\w\.\w+\Z|^/|^\$|\$[{(]",
+    re.IGNORECASE,
 )
 
 

@@ -28,7 +28,7 @@ def mail_at(text: str, at: int, *, bylines: bool) -> tuple[int, int] | None:
         return None
     start, end, name = at - len(local[0]), domain.end(), local["name"]
     is_file = _NOT_DOMAINS.fullmatch(domain["top"]) or _RETINA.match(domain[0])
-    is_placeholder = not name.strip("xX*.") and len(name) > 1
+    is_placeholder = (not name.strip("xX*.") and len(name) > 1) or _PLACEHOLDER.fullmatch(f"{name}@{domain[0]}")
     if is_file or is_placeholder or _is_expression(name, domain[0], text[end : end + 1]):
         return None
     if _is_remote(text, start, end) or _is_example(text, start, domain[0].lower()):
@@ -51,6 +51,13 @@ _NOT_DOMAINS = re.compile(
 )
 """Suffixes of files and of systemd's units: `icon@2x.png`, `getty@tty1.service`."""
 _RETINA = re.compile(r"[1-9]x\.", re.IGNORECASE)
+_PLACEHOLDER = re.compile(
+    r"(?:your|my|some|test|foo|bar|user|name|email|e-?mail|someone|somebody|username|abc|me|you)[\w.-]{0,12}@"
+    r"(?:(?:your|my|some|test|foo|bar|the|a)?[\w-]{0,3}(?:domain|company|host|hostname|server|site|website|organi[sz]ation|"
+    r"provider|somewhere|foo|bar|baz|abc|xyz|mysite|address|email)\d?)\.[a-z.]{2,8}",
+    re.IGNORECASE,
+)
+"""`yourname@yourdomain.com`: words that stand for a name at words that stand for a host."""
 _RESERVED = re.compile(r"(?:.+\.)?example\.(?:com|net|org)")
 _ROLES = re.compile(
     "abuse|accounts?|admin|administrator|admissions?|announce|billing|bots?|bugs|business|careers?|committers|community|"
@@ -62,13 +69,23 @@ _ROLES = re.compile(
 )
 """RFC 2142's mailboxes, what firms commonly add to them, and how the names of mailing lists end."""
 _HEADER = re.compile(
-    r"""[\s#*/;"'.:|<!-]*(?:
+    r"""(?:=head[1-6]\s+|\.SH\s+|dnl\s+)?[\s#*/;"'.:|<!\\-]*(?:
+        \(c\)(?=\s)|(?:
         (?:original[\s-])?authors?|author[_-]email|maintainers?|maintainer[_-]email|editors?|sponsors?|contributors?|
         translators?|discussions-to|[\w-]*-?delegate|(?:signed-off|co-authored|reviewed|reported|acked|tested)-by|
         committer|copyright|written\s+by|by|作者|编者|译者|维护者
-    )\b[\s"'*:：=>\[({©]*(?P<rest>.*)""",
+    )\b)[\s"'*:：=>\[({©]*(?P<rest>.*)""",
     re.IGNORECASE | re.VERBOSE,
 )
+_SET_OFF = ("()", '""', "''")
+_NOTICE = re.compile(
+    r"""[\s#*/;"'.:|<!\\-]*(?:dnl\s+)?(?:(?:(?:original[\s-])?authors?|maintainers?|copyright|written\s+by|作者|译者)\b|\(c\))"""
+    r"[^\n]{0,80}\Z",
+    re.IGNORECASE,
+)
+"""A notice of who made it, all in a line: `authors = [{email = "…"}]`, `Copyright 1993 by Name (address)`."""
+_YEAR_BEHIND = re.compile(r",? ?(?:\(c\) ?)?(?:19|20)[0-9]{2}\b")
+"""`Name <address>, 1996`: when somebody wrote it."""
 _BARE_HEADER = re.compile(r"[\s#*/\"']*(?:discussions-to|author[_-]email|maintainer[_-]email)\b", re.IGNORECASE)
 _HEADER_LINES = 40
 """How far above an address its header may be; PEP 1 has some ten authors, one to a line."""
@@ -108,8 +125,13 @@ def _is_attribution(text: str, start: int, end: int) -> bool:
     head = text[line:start]
     if _BARE_HEADER.match(head):
         return True
-    if text[start - 1 : start] != "<" or text[end : end + 1] != ">":
+    signs = text[start - 1 : start] + text[end : end + 1]
+    if signs in _SET_OFF:
+        return bool(_NOTICE.match(head)) or (signs == "()" and bool(_YEAR_BEHIND.match(text, end + 1)))
+    if signs != "<>":
         return False
+    if _YEAR_BEHIND.match(text, end + 1) or head.startswith(" -- "):  # how changelogs of Debian sign
+        return True
     blank = 0
     for _ in range(_HEADER_LINES):
         if match := _HEADER.match(head):

@@ -37,9 +37,9 @@ def iban_near(text: str, start: int) -> Span | None:
     return None
 
 
-LABEL_END = r"(?:\.?\s?(?:no|nr|num|number|is|at|us|me|号码|号|为|是))*\Z"
+LABEL_END = r"(?:\.?\s?(?:no|nr|num|number|is|at|on|us|me|号码|号|为|是))*\Z"
 _PHONE_LABEL = re.compile(
-    r"(?:\b(?:tel|telephone|phone|mobile|cell|cellphone|call|fax|whatsapp|contact|sms)|"
+    r"(?:\b(?:tel|telefon|telephone|phone|mobile|cell|cellphone|call|fax|whatsapp|contact|sms)|"
     r"电话|手机|联系方式|联系人?|致电|拨打|热线|传真|短信|微信|咨询)" + LABEL_END,
     re.IGNORECASE,
 )
@@ -66,11 +66,22 @@ def free_before(text: str, start: int, joints: str = ".-:/") -> bool:
     if start == 0:
         return True
     char = text[start - 1]
+    if char == "*" and _BOLD.match(text, max(0, start - 3)):
+        return True
     if char in "=*^%#$~\\&_" or (ord(char) < 0x250 and char.isalnum()):
         return False
     if char == "/" and text[max(0, start - 8) : start - 1].isdigit():
         return True  # one number after the other
     return not (char in joints and start > 1 and ord(text[start - 2]) < 0x250 and text[start - 2].isalnum())
+
+
+_BOLD = re.compile(r"(?:\A|[^A-Za-z0-9*)\]]|(?=\*\*[^*]))\*\*[^*\n]{4,40}\*\*")
+"""Bold in Markdown, which ends behind the number; a power does not."""
+
+
+def _is_field(text: str, start: int) -> bool:
+    """`user=…`, as logs write it. Bare digits there are mostly identifiers, what is set like a number is one."""
+    return start > 1 and text[start - 1] == "=" and text[start - 2].isalpha()
 
 
 def free_after(text: str, end: int) -> bool:
@@ -88,7 +99,8 @@ def _phone(text: str, start: int) -> Span | None:
         for pattern, judge in _PHONES:
             match = pattern.match(text, first)
             if match and free_after(text, match.end()) and not _NO_NUMBER.search(match[0]):
-                is_clear = judge(match[0], text, match.end()) and free_before(text, first)
+                is_free = free_before(text, first) or (not match[0].isdigit() and _is_field(text, first))
+                is_clear = is_free and judge(match[0], text, match.end())
                 if is_clear or called(_PHONE_LABEL, text, first):
                     return first, match.end(), "[PHONE]"
     return None
@@ -145,7 +157,7 @@ _PHONES: tuple[tuple[re.Pattern[str], Callable[[str, str, int], bool]], ...] = (
     ),
     (re.compile(r"[48]00-(?:[0-9]{3}-?[0-9]{4}|[0-9]{4}-[0-9]{3})(?![0-9])"), _is_any),
     (re.compile(r"\+[1-9][0-9]{0,2}(?:[ .-]?\(?[0-9]{1,12}\)?){1,6}(?![0-9])"), _is_international),
-    (re.compile(r"[0-9(+](?:[ ()-]{0,2}[0-9]){6,14}(?![0-9])"), _onlycalled),
+    (re.compile(r"[0-9(+](?:[ ()/-]{0,2}[0-9]){6,14}(?![0-9])"), _onlycalled),
 )
 _NO_NUMBER = re.compile(r"^[12][0-9]{3}([-/.])[01]?[0-9]\1[0-3]?[0-9]|([0-9])[ -]?(?:\2[ -]?){6}$")
 """A date, or a form's filler: 400-000-0000."""
@@ -160,7 +172,11 @@ def _identity(text: str, start: int) -> Span | None:
     weighed = sum(int(digit) * pow(2, 17 - place, 11) for place, digit in enumerate(digits[:17]))
     is_checked = "10X98765432"[weighed % 11] == digits[17].upper()
     iscalled = called(_ID_LABEL, text, start)
-    if _REGION.match(region) and _is_date(born) and (iscalled or (is_checked and free_before(text, start))):
+    if (
+        _REGION.match(region)
+        and _is_date(born)
+        and (iscalled or (is_checked and (_is_field(text, start) or free_before(text, start))))
+    ):
         return start, match.end(), "[ID]"
     return None
 
@@ -203,7 +219,8 @@ def _card(text: str, start: int) -> Span | None:
     if is_called and len(digits) >= 16:
         return start, match.end(), "[CARD]"
     is_power = int(digits) & (int(digits) - 1) == 0
-    if (is_called or free_before(text, start)) and _ISSUERS.fullmatch(digits) and _luhn(digits) and not is_power:
+    is_free = free_before(text, start) or (not match[0].isdigit() and _is_field(text, start))
+    if (is_called or is_free) and _ISSUERS.fullmatch(digits) and _luhn(digits) and not is_power:
         return start, match.end(), "[CARD]"
     return None
 
@@ -237,4 +254,14 @@ _IBAN_LENGTHS = {
 }
 
 
-_FINDERS: tuple[Callable[[str, int], Span | None], ...] = (_identity, _card, _phone)
+def _account(text: str, start: int) -> Span | None:
+    """A number of QQ, which is somebody's address, where the text calls it one."""
+    match = _ACCOUNT.match(text, start)
+    return (start, match.end(), "[ID]") if match and called(_ACCOUNT_LABEL, text, start) else None
+
+
+_ACCOUNT = re.compile(r"[1-9][0-9]{4,10}(?![0-9A-Za-z]|\.[0-9])")
+_ACCOUNT_LABEL = re.compile(r"(?:(?<![A-Za-z])QQ|扣扣|企鹅)(?:群|群号)?" + LABEL_END, re.IGNORECASE)
+
+
+_FINDERS: tuple[Callable[[str, int], Span | None], ...] = (_identity, _card, _account, _phone)
