@@ -188,7 +188,7 @@ def test_a_masked_text_has_nothing_left_to_mask(text):
         ("**13812345678**，**010-82345678**", "**[PHONE]**，**[PHONE]**"),
         ("**93.184.216.34** ** 415-555-2671**", "**[IP]** ** [PHONE]**"),
         ("user=320102197606193463 ip=2a02:8108::7 from=138-1234-5678", "user=[ID] ip=[IP] from=[PHONE]"),
-        ("QQ：907607222，加QQ群：12345678，Tel.: 089/390463", "QQ：[ID]，加QQ群：[ID]，Tel.: [PHONE]"),
+        ("QQ：907607222，加QQ群：12345678，Telefon: 030 3904631", "QQ：[ID]，加QQ群：[ID]，Telefon: [PHONE]"),
         ("call us on 07817 545870", "call us on [PHONE]"),
         ("hf_QmWnEbRvTcYxUzIaOsPdLfKgJhHjGkFlDqZw", "[KEY]"),
         ("SG.7Bw5UdzxtT05wFOYZPoHLf.ZMHMafuxa6Vt75D4u5YZBCb8LWxWY2TnEV1", "[KEY]"),

@@ -31,7 +31,6 @@ from minimind.data.clean_jobs import (
     Origins,
     SelectJob,
     judge_part,
-    read_found,
     select_part,
     told_column,
     write_found,
@@ -49,7 +48,6 @@ from minimind.events import EVENTS_FILE, EventWriter
 from minimind.stage import Stage
 
 _JUDGED, _FOUND, _SELECTED = "judged", "found", "selected"
-_DONE = "done"
 
 
 def clean(config: CleanConfig, inputs: Inputs, out_dir: Path) -> Summary:
@@ -96,23 +94,20 @@ CLEAN = Stage("clean", clean, inputs=("rows",), sources=clean_sources, format_ve
 
 def _find(config: CleanConfig, judged: Sequence[Path], directory: Path, workers: int) -> tuple[Duplicates, float]:
     """The duplicates among all judged rows, kept in `directory` for the jobs to come, and the CPU seconds it took."""
-    began = time.process_time()
-    if not (directory / _DONE).exists():
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir()
-        near = config.tells_near_duplicates()
-        found = find_duplicates(
-            [piece / KEYS_FILE for piece in judged],
-            [piece / SIGNATURES_FILE for piece in judged] if near else [],
-            TextStore([piece / ROWS_FILE for piece in judged], told_column(config)),
-            exact=config.duplicates,
-            threshold=config.near_threshold if near else None,
-            work_dir=directory / "work",
-            workers=workers,
-        )
-        write_found(found, directory)
-        (directory / _DONE).touch()
-    return read_found(directory), time.process_time() - began
+    began, near = time.process_time(), config.tells_near_duplicates()
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    found = find_duplicates(
+        [piece / KEYS_FILE for piece in judged],
+        [piece / SIGNATURES_FILE for piece in judged] if near else [],
+        TextStore([piece / ROWS_FILE for piece in judged], told_column(config)),
+        exact=config.duplicates,
+        threshold=config.near_threshold if near else None,
+        work_dir=directory / "work",
+        workers=workers,
+    )
+    write_found(found, directory)
+    return found, time.process_time() - began
 
 
 def _select_jobs(config: CleanConfig, judged: Sequence[Path], found: Path) -> list[SelectJob]:

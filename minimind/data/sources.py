@@ -29,7 +29,7 @@ from minimind.data.dropped import DROPPED_FILE, DropLog
 from minimind.data.files import Part, find_files
 from minimind.data.ledger import Ledger
 from minimind.data.locations import is_remote, remote_digest
-from minimind.data.pieces import Advance, build_pieces, enough_workers
+from minimind.data.pieces import Advance, build_pieces, enough_workers, taken_apart
 from minimind.data.readers import DocumentCut, check_part, cut_file, read_hub, read_pydocs, share_out
 from minimind.data.row_parts import RowParts
 from minimind.data.shapes import Shape
@@ -44,7 +44,7 @@ WARN_FRACTION = 0.01
 """A source with more bad rows than this is warned of."""
 GIVE_UP_AFTER = 1000
 """Bad rows at the start of a source without one good row: a wrong key, not a few accidents."""
-_PIECES, _TAKEN = "pieces", "pieces.taken"
+_PIECES = "pieces"
 
 
 class SourceConfig(Config):
@@ -147,8 +147,7 @@ def content_digests(config: IngestConfig) -> dict[str, str]:
 
 def ingest(config: IngestConfig, inputs: Inputs, out_dir: Path) -> Summary:
     """Read every source in its order; good rows to rows/, the others to dropped.jsonl."""
-    for leftover in (ROWS_DIR, _TAKEN):
-        shutil.rmtree(out_dir / leftover, ignore_errors=True)
+    shutil.rmtree(out_dir / ROWS_DIR, ignore_errors=True)
     (out_dir / DROPPED_FILE).unlink(missing_ok=True)
     jobs = [job for source in config.sources for job in _jobs(source, config)]
     total = sum(part.size for job in jobs for part in job.parts) + 1
@@ -265,17 +264,14 @@ def _too_bad(tally: Tally, allowed: float, *, gave_up: bool = False) -> str:
 
 
 def _collect(pieces: Sequence[Path], ledger: Ledger, out_dir: Path) -> None:
-    """Make the output of the pieces. They get another name first: taken apart, they must not count as finished."""
-    taken = out_dir / _TAKEN
-    (out_dir / _PIECES).rename(taken)
-    moved = [taken / piece.name for piece in pieces]
-    gather_parts(moved, out_dir / ROWS_DIR, ROWS_DIR, stem="part")
-    with (out_dir / DROPPED_FILE).open("wb") as whole:
-        for piece in moved:
-            with (piece / DROPPED_FILE).open("rb") as part:
-                shutil.copyfileobj(part, whole, 1 << 20)
-    ledger.write(out_dir)
-    shutil.rmtree(taken)
+    """Make the output of the pieces."""
+    with taken_apart(pieces) as moved:
+        gather_parts(moved, out_dir / ROWS_DIR, ROWS_DIR, stem="part")
+        with (out_dir / DROPPED_FILE).open("wb") as whole:
+            for piece in moved:
+                with (piece / DROPPED_FILE).open("rb") as part:
+                    shutil.copyfileobj(part, whole, 1 << 20)
+        ledger.write(out_dir)
 
 
 def _summary(tallies: Sequence[Tally], ledger: Ledger) -> Summary:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from minimind.data.rules.characters import kind_table
 from minimind.data.rules.evaluation_index import EvaluationIndex, load_index
 from minimind.data.rules.evaluation_pieces import FIRST_CJK, letters_of, pieces_of
 from minimind.data.rules.evaluation_sets import Item, digest_of
@@ -60,7 +61,10 @@ def find_leaks(texts: Texts, settings: CleanRules) -> dict[int, Dropped]:
         return {}
     index = load_index(tuple(settings.evaluation))
     leaks = _leaks(texts, index, settings.leak_share)
-    escaped = [i for i, text in enumerate(texts.texts) if text.count("\\u") >= MIN_ESCAPES and i not in leaks]
+    slashes = texts.histogram[:, kind_table()[ord("\\")]]
+    escaped = [
+        i for i in np.flatnonzero(slashes >= MIN_ESCAPES).tolist() if i not in leaks and _ESCAPE.search(texts.texts[i])
+    ]
     read = Texts([_ESCAPE.sub(lambda match: chr(int(match[1], 16)), texts.texts[i]) for i in escaped])
     leaks |= {escaped[i]: leak for i, leak in _leaks(read, index, settings.leak_share).items()}
     return {i: Dropped("evaluation_leak", _detail(*leaks[i], settings.leak_share)) for i in sorted(leaks)}
@@ -194,9 +198,12 @@ def _compare(text: str, item: Item, place: int) -> Found:
     near = text[begin : place + len(item.question) + BETWEEN]
     tail = text[max(0, behind) : max(0, behind) + len(item.question) // 4 + reach]
     head = text[max(0, place - reach) : max(0, place)]
-    there = [choice for choice in choices if max(_share(choice, tail), _share(choice, head)) >= FOUND]
+    there = [choice for choice in choices if _share(choice, tail) >= FOUND or _share(choice, head) >= FOUND]
+    question = _share(item.question, near) if item.question else 1.0
+    if EDITED <= question < FOUND and len(item.question) <= ALIGNED and there:
+        question = max(question, _aligned(item.question, near))
     return Found(
-        question=_share(item.question, near) if item.question else 1.0,
+        question=question,
         question_weight=_weight(item.question),
         choices=len(there),
         num_choices=len(choices),
@@ -224,17 +231,15 @@ def _share(part: str, text: str) -> float:
     size = min(size, (len(part) + 1) // 3)
     runs = [part[at : at + size] for at in range(len(part) - size + 1)]
     there = {text[at : at + size] for at in range(len(text) - size + 1)}
-    share = sum(run in there for run in runs) / len(runs)
-    is_edited = EDITED <= share < FOUND and len(part) <= ALIGNED
-    return max(share, _aligned(part, text, size)) if is_edited else share
+    return sum(run in there for run in runs) / len(runs)
 
 
-def _aligned(part: str, text: str, size: int) -> float:
+def _aligned(part: str, text: str) -> float:
     """The share of the letters of `part` that stand in `text` one after the other in pieces: two slips in a line
     take most runs away, but few letters."""
     blocks = SequenceMatcher(None, text, part, autojunk=False).get_matching_blocks()
     ends = [(block.a, block.a + block.size) for block in blocks if block.size > 1]
-    if not ends or ends[-1][1] - ends[0][0] > len(part) + 2 * size:
+    if not ends or ends[-1][1] - ends[0][0] > len(part) + len(part) // 4:
         return 0.0
     return sum(end - start for start, end in ends) / len(part)
 

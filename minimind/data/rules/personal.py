@@ -179,7 +179,7 @@ def _number_groups(texts: Texts, starts: Positions, ends: Positions) -> Position
 
 def _is_joint(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
     joints = np.zeros(128, np.bool_)
-    joints[[ord(char) for char in " -.()/"]] = True
+    joints[[ord(char) for char in " -.()"]] = True
     return joints[np.minimum(codes, 127)] | (codes == ord("）"))
 
 

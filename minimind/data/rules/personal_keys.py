@@ -91,11 +91,12 @@ _KEYS = re.compile(
     | hf_[A-Za-z0-9]{30,} | npm_[A-Za-z0-9]{36} | pypi-[A-Za-z0-9_-]{50,} | dapi[0-9a-f]{32}
     | SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}                        # SendGrid
     | [0-9]{8,10}:AA[A-Za-z0-9_-]{32,34} | [MNO][A-Za-z0-9_-]{23,25}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,}
-    # (Telegram and Discord bots)
+    # Telegram and Discord above; Twilio, DigitalOcean, Google
     | (?:SK|AC)[0-9a-f]{32}(?![0-9A-Za-z]) | do[opr]_v1_[0-9a-f]{64} | GOCSPX-[A-Za-z0-9_-]{24,}
     | eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?   # JWT
     | (?P<plain>(?:sk|pk|rk|ak|api|key|token|secret|access|live|test)[-_][A-Za-z0-9_-]{16,}  # OpenAI, Stripe, others
-        | (?<![,/&?%])[a-z][a-z0-9]{1,7}[-_](?:[a-z0-9]{2,6}[-_])?(?=[A-Za-z0-9]*[a-z])(?=[A-Za-z0-9]*[A-Z])[A-Za-z0-9]{30,}) # gsk_
+        | (?<![,/&?%])[a-z][a-z0-9]{1,7}[-_](?:[a-z0-9]{2,6}[-_])?                # gsk_, and who comes next
+        (?=[A-Za-z0-9]*[a-z])(?=[A-Za-z0-9]*[A-Z])[A-Za-z0-9]{30,})
     """,
     re.VERBOSE,
 )

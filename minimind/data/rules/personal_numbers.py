@@ -157,7 +157,7 @@ _PHONES: tuple[tuple[re.Pattern[str], Callable[[str, str, int], bool]], ...] = (
     ),
     (re.compile(r"[48]00-(?:[0-9]{3}-?[0-9]{4}|[0-9]{4}-[0-9]{3})(?![0-9])"), _is_any),
     (re.compile(r"\+[1-9][0-9]{0,2}(?:[ .-]?\(?[0-9]{1,12}\)?){1,6}(?![0-9])"), _is_international),
-    (re.compile(r"[0-9(+](?:[ ()/-]{0,2}[0-9]){6,14}(?![0-9])"), _onlycalled),
+    (re.compile(r"[0-9(+](?:[ ()-]{0,2}[0-9]){6,14}(?![0-9])"), _onlycalled),
 )
 _NO_NUMBER = re.compile(r"^[12][0-9]{3}([-/.])[01]?[0-9]\1[0-3]?[0-9]|([0-9])[ -]?(?:\2[ -]?){6}$")
 """A date, or a form's filler: 400-000-0000."""
