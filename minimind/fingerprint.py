@@ -73,8 +73,9 @@ def code_digests(modules: Iterable[str]) -> dict[str, str]:
 @cache
 def _read_module(name: str, path: Path, _changed: int) -> tuple[str, tuple[str, ...]]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    imported = tuple(sorted(_imports(tree, name)))
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    imported = tuple(sorted(_imports(nodes, name)))
+    for node in nodes:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [line for line in node.body if not _is_bare_string(line)] or [ast.Pass()]
     return digest(ast.dump(tree)), imported
@@ -84,16 +85,17 @@ def _is_bare_string(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _imports(tree: ast.Module, name: str) -> set[str]:
-    """The package's modules that `tree` imports anywhere, lazy imports in functions included."""
+def _imports(nodes: Iterable[ast.AST], name: str) -> set[str]:
+    """The package's modules that the code imports anywhere, lazy imports in functions included."""
     wanted: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             wanted.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             wanted.add(node.module)
             wanted.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return {w for w in wanted if (w == PACKAGE or w.startswith(f"{PACKAGE}.")) and w != name and _is_module(w)}
+    ours = (w for w in wanted if (w == PACKAGE or w.startswith(f"{PACKAGE}.")) and w != name)
+    return {module for module in ours if _is_module(module)}
 
 
 @cache

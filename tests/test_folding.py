@@ -37,6 +37,9 @@ def folded(text: str) -> str:
         ("ef\u200bfi\u00adcient\ufeff", "efficient"),
         ("eﬃcient ㎏", "efficient kg"),
         ("ΣΊΣΥΦΟΣ", "σίσυφος"),
+        ("“Don’t” – he said—‘no’", "\"Don't\" - he said-'no'"),
+        ("“好”——他说", '"好"--他说'),
+        ("ef\u3164fi\u115fci\u1160en\uffa0t", "efficient"),
         ("a\u2028b\u0085c\u00a0d", "a b c d"),
     ],
 )

@@ -69,7 +69,7 @@ def test_every_kind_belongs_to_one_class():
     [
         ("\u3000 \t\u00a0", CharClass.SPACE),
         ("\n", CharClass.NEWLINE),
-        ("\r\x00\x1b\x85\u200b\u202e\ufeff\u2028\u00ad\U000e0041\U0001fffe", CharClass.HIDDEN),
+        ("\r\x00\x1b\x85\u200b\u202e\ufeff\u2028\u00ad\u115f\u1160\u3164\uffa0\U000e0041\U0001fffe", CharClass.HIDDEN),
         ("\u200d\u200c\u200f", CharClass.OTHER),
         ("07٣７", CharClass.DIGIT),
         ("az", CharClass.LOWER),

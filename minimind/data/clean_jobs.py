@@ -22,6 +22,7 @@ from minimind.data.duplicates import NONE, Duplicates
 from minimind.data.folding import content_keys, fold
 from minimind.data.judgement import Verdicts, judge
 from minimind.data.ledger import Ledger
+from minimind.data.memory import keep_freed_memory
 from minimind.data.pieces import Advance
 from minimind.data.rules.settings import CleanRules
 from minimind.data.rules.texts import Dropped, Texts
@@ -63,6 +64,7 @@ class SelectJob(Config):
 
 def judge_part(job: JudgeJob, out_dir: Path, advance: Advance) -> None:
     """Apply the rules to a part: what is left goes to rows.arrow, with digests and signatures beside it."""
+    keep_freed_memory()
     config, clock = job.rules, Counter[str]()
     keys, marks = [], []
     with (

@@ -5,9 +5,9 @@ hidden characters do not count. One look-up in a table folds a character; the fe
 are not folded one by one (combining marks, ligatures, ㎏) are normalised by Python first. `content_keys` names
 a folded text by 128 bits: texts with equal keys are taken to be equal (a chance of 1e-19 in 10**10 texts).
 
-Not folded: punctuation (… stays apart from ..., curly quotes from straight ones), simplified and traditional
-characters, one letter that becomes several (ß); near duplicates find those. Rows of several texts are the
-caller's to join.
+Curly quotes are straight ones and dashes are hyphens, for editors and sites change them unasked. Not folded: other
+punctuation (… stays apart from ...), simplified and traditional characters, one letter that becomes several (ß);
+near duplicates find those. Rows of several texts are the caller's to join.
 """
 
 import re
@@ -160,10 +160,16 @@ _UNSEEN_RANGES = (*HIDDEN_RANGES, (0xFE00, 0xFE0F), (0xE0100, 0xE01EF))
 """Variation selectors say how a character is drawn."""
 
 
+_TYPED = str.maketrans(dict.fromkeys("‘’‚‛", "'") | dict.fromkeys("“”„‟", '"') | dict.fromkeys("‐‑‒–—―", "-"))
+"""What a keyboard has for quotes and dashes."""
+
+
 def _may_fold(char: str) -> bool:
     category = unicodedata.category(char)
+    if ord(char) in _unseen() or ord(char) in _TYPED:
+        return True
     if category == "Cn":
-        return ord(char) in _unseen()
+        return False
     jamo = 0x1160 <= ord(char) <= 0x11FF
     return jamo or category[0] in "MCZ" or char.casefold() != char or bool(unicodedata.decomposition(char))
 
@@ -184,7 +190,7 @@ def _fold_code(code: int) -> int:
     form = unicodedata.normalize("NFKC", char)
     if len(form) > 1 or unicodedata.category(form)[0] == "M" or 0x1160 <= ord(form) <= 0x11FF:
         return code | _CLOSER  # several letters, or a mark or jamo that may join the character before it
-    return ord(_lower(form))
+    return ord(_lower(form).translate(_TYPED))
 
 
 def _lower(char: str) -> str:

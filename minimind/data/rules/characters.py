@@ -64,11 +64,14 @@ HIDDEN_RANGES = (
     (0x0B, 0x1F),
     (0x7F, 0x9F),  # DEL and C1
     (0xAD, 0xAD),  # soft hyphen
+    (0x115F, 0x1160),  # Hangul fillers: letters to Unicode, nothing to the eye; names in chats are made of them
     (0x180E, 0x180E),  # Mongolian vowel separator
     (0x200B, 0x200B),  # zero-width space; joiners and direction marks (200C-200F) stay, scripts need them
     (0x2028, 0x202E),  # line and paragraph separators, bidi embeddings and overrides
     (0x2060, 0x206F),  # invisible operators, bidi isolates, deprecated format characters
+    (0x3164, 0x3164),  # Hangul filler
     (0xFEFF, 0xFEFF),  # byte order mark
+    (0xFFA0, 0xFFA0),  # halfwidth Hangul filler
     (0xFFF9, 0xFFFB),  # interlinear annotation
     (0xFDD0, 0xFDEF),  # non-characters
     *((plane | 0xFFFE, plane | 0xFFFF) for plane in range(0, 0x110000, 0x10000)),

@@ -1,8 +1,9 @@
 """`repetition`: texts that say the same again and again, in characters, lines or runs of 32 characters.
 
 White space is not looked at, nor lines without a letter (rules of tables, closing brackets), so code, tables and
-poems with a refrain stay; short texts repeat by chance and are left alone. Everything is counted in characters,
-not words, so it holds for scripts that write without spaces.
+poems with a refrain stay; short texts repeat by chance and are left alone. Numbers and bullets before a line do not
+make it another line, but are new themselves, so a column of measurements stays. The dots of a table of contents are
+one dot. Everything is counted in characters, not words, so it holds for scripts that write without spaces.
 
 Counting exactly costs a sort a text. So bounds are worked out first for a whole batch, each on the safe side: a
 kind of character is no rarer than any character in it; where runs of 32 repeat, runs of 8 do, and a hash table
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from minimind.data.rules.characters import CharClass, class_table, kind_table, kinds_of
+from minimind.data.rules.characters import CharClass, kind_table, kinds_of
 from minimind.data.rules.length import LETTERS
 from minimind.data.rules.settings import CleanRules
 from minimind.data.rules.texts import Dropped, Outcomes, Texts
@@ -28,6 +29,12 @@ LEAST = 2 * GRAM
 """Visible characters below which a text is not judged: it repeats by chance."""
 LEAST_LINES = 4
 """Lines with a letter below which lines are not compared."""
+LEAST_SAID = 8
+"""Visible characters from a line's first letter on, below which its number counts: "7. true" answers a question."""
+LEADERS = ".…-_=·"
+"""Characters that fill a line up to a page number or a field to write in."""
+LEADER_RUN = 3
+"""How many of one leader in a row say no more than one does."""
 BLANK = (CharClass.SPACE, CharClass.NEWLINE, CharClass.HIDDEN)
 _SHORT_GRAM = 8
 """Characters in the runs of the bound: a power of two, long enough that prose does not repeat them by chance."""
@@ -36,6 +43,8 @@ _TOGETHER = 1 << 15
 _FACTORS = {1: np.uint32(0x9E3779B1), 2: np.uint32(0x85EBCA77), 4: np.uint32(0xC2B2AE3D)}
 _SEED, _MIX = np.uint32(0x27D4EB2F), np.uint32(0x165667B1)
 """Odd numbers without a pattern: the primes of xxHash."""
+_BYTES = 4
+"""Of a code point in an array."""
 _ROUNDING = 0.999
 """Keeps the bounds on the safe side where shares are equal but for rounding."""
 _WIDE = np.uint64(0x9E3779B97F4A7C15)
@@ -63,8 +72,7 @@ def suspects(texts: Texts, settings: CleanRules) -> list[int]:
         seen = _is_visible(kinds)
         packed = codes.take(np.flatnonzero(seen))
         suspect[some] |= _different_runs(packed, visible[some]) <= needed[some]
-        is_start = kinds == kinds_of(CharClass.NEWLINE).start
-        repeated = _repeated_in_lines(codes, seen, is_start, offsets[:-1] - offsets[0])
+        repeated = _repeated_in_lines(codes, kinds, seen, offsets[:-1] - offsets[0])
         suspect[some] |= repeated > least_repeated[some]
     return np.flatnonzero(suspect & (visible >= LEAST)).tolist()
 
@@ -75,34 +83,74 @@ def verdict(texts: Texts, i: int, settings: CleanRules) -> Dropped | None:
     packed = codes[_is_visible(kind_table()[codes])]
     if len(packed) < LEAST:
         return None
-    characters, counts = np.unique(packed, return_counts=True)
-    share, limit = counts.max() / len(packed), settings.max_character_share
+    lines = list(_lines(codes))
+    # What is found with all dots must be found without most of them too: the bounds are those of the whole text.
+    shorter = _without_leaders(packed) if _are_mostly_words(lines) else packed
+    views = (packed, shorter) if LEAST <= len(shorter) < len(packed) else (packed,)
+    share, limit = min(map(_character_share, views)), settings.max_character_share
     if share > limit:
+        characters, counts = np.unique(views[-1], return_counts=True)
         character = repr(chr(characters[counts.argmax()]))
         return Dropped("dominant_character", f"{share:.0%} is {character}, max_character_share is {limit}")
-    share, limit = _line_share(codes), settings.max_line_share
+    share, limit = _line_share(lines), settings.max_line_share
     if share > limit:
         return Dropped("repeated_lines", f"{share:.0%} in lines that stood before, max_line_share is {limit}")
-    share, limit = _gram_share(packed), settings.max_gram_share
+    share, limit = min(map(_gram_share, views)), settings.max_gram_share
     if share > limit:
         return Dropped("repeated_runs", f"{share:.0%} of runs of {GRAM} stood before, max_gram_share is {limit}")
     return None
 
 
-def _line_share(codes: npt.NDArray[np.uint32]) -> float:
-    """The share of characters that are in lines which stood before, among lines with a letter."""
+def _character_share(packed: npt.NDArray[np.uint32]) -> float:
+    """The share of the most frequent character."""
+    return int(np.unique(packed, return_counts=True)[1].max()) / len(packed)
+
+
+def _without_leaders(packed: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """With one character for each run of a leader."""
+    starts = np.flatnonzero(np.concatenate(([True], packed[1:] != packed[:-1])))
+    sizes = np.diff(starts, append=len(packed))
+    is_run = (sizes >= LEADER_RUN) & np.isin(packed[starts], [ord(char) for char in LEADERS])
+    return np.repeat(packed[starts], np.where(is_run, 1, sizes))
+
+
+def _lines(codes: npt.NDArray[np.uint32]) -> Iterator[tuple[bytes, bytes]]:
+    """What is visible of each line that is not blank, and of that what stands from the first letter on."""
     is_visible = _is_visible(kind_table()[codes])
-    letters = np.isin(class_table()[codes], LETTERS).cumsum()
-    ends = [*np.flatnonzero(codes == ord("\n")).tolist(), len(codes) - 1]
-    lines: list[bytes] = []
-    begin, before = 0, 0
-    for end in ends:
-        if letters[end] > before:
-            lines.append(codes[begin : end + 1][is_visible[begin : end + 1]].tobytes())
-        begin, before = end + 1, letters[end]
-    if len(lines) < LEAST_LINES:
-        return 0.0
-    return 1 - sum(map(len, set(lines))) / sum(map(len, lines))
+    letters = np.append(np.flatnonzero(_is_letter(kind_table()[codes])), len(codes))
+    ends = np.append(np.flatnonzero(codes == ord("\n")), len(codes))
+    begins = np.concatenate(([0], ends[:-1] + 1))
+    firsts = np.minimum(letters[np.searchsorted(letters, begins)], ends)
+    for begin, first, end in zip(begins.tolist(), firsts.tolist(), ends.tolist(), strict=True):
+        if is_visible[begin:end].any():
+            yield codes[begin:end][is_visible[begin:end]].tobytes(), codes[first:end][is_visible[first:end]].tobytes()
+
+
+def _are_mostly_words(lines: list[tuple[bytes, bytes]]) -> bool:
+    """Whether there are several lines, and most have a letter."""
+    with_letter = sum(bool(said) for _, said in lines)
+    return with_letter >= LEAST_LINES and with_letter > len(lines) / 2
+
+
+def _line_share(lines: list[tuple[bytes, bytes]]) -> float:
+    """The share of characters that are in lines which stood before, among lines with a letter.
+
+    A line that stood before with another number counts from its first letter on.
+    """
+    wholes: set[bytes] = set()
+    sayings: set[bytes] = set()
+    count = total = repeated = 0
+    for whole, said in lines:
+        if not said:
+            continue
+        count, total = count + 1, total + len(whole)
+        if whole in wholes:
+            repeated += len(whole)
+        elif said in sayings and len(said) >= LEAST_SAID * _BYTES:
+            repeated += len(said)
+        wholes.add(whole)
+        sayings.add(said)
+    return repeated / total if count >= LEAST_LINES else 0.0
 
 
 def _gram_share(packed: npt.NDArray[np.uint32]) -> float:
@@ -153,33 +201,48 @@ def _different_runs(packed: npt.NDArray[np.uint32], visible: npt.NDArray[np.int6
 
 def _repeated_in_lines(
     codes: npt.NDArray[np.uint32],
+    kinds: npt.NDArray[np.uint8],
     is_visible: npt.NDArray[np.bool_],
-    is_start: npt.NDArray[np.bool_],
     offsets: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
     """At least as many as there are visible characters in lines that stood before, in each text.
 
-    A line begins at a newline, where `is_start` is true, or where a text does; it is known by the sum of its mixed
-    characters. `offsets` are the texts' beginnings in `codes`.
+    A line begins at a newline or where a text does; it is known by the sum of its mixed characters from its first
+    letter on. Of lines known by the same sum, what stands before the letter counts for all of them: some may be
+    the same as a whole. `offsets` are the texts' beginnings in `codes`.
     """
+    is_start = kinds == kinds_of(CharClass.NEWLINE).start
     is_start[offsets[offsets < len(codes)]] = True
     starts = np.flatnonzero(is_start)
-    if not len(starts):
+    letters = np.flatnonzero(_is_letter(kinds))
+    if not len(letters):
         return np.zeros(len(offsets), np.int64)
+    ends = np.append(starts[1:], len(codes))
+    firsts = letters.take(np.searchsorted(letters, starts), mode="clip")
+    has_letter = (firsts >= starts) & (firsts < ends)
+    cuts = np.stack((starts, np.where(has_letter, firsts, ends - 1)), axis=1).ravel()
     mixed = codes * _MIX
     mixed ^= mixed >> np.uint32(15)
     mixed *= is_visible
-    keys = np.add.reduceat(mixed, starts, dtype=np.uint32).astype(np.uint64)
-    sizes = np.add.reduceat(is_visible, starts, dtype=np.int64)
-    of_text = np.searchsorted(offsets, starts, "right") - 1
+    keys = np.add.reduceat(mixed, cuts, dtype=np.uint32)[1::2][has_letter].astype(np.uint64)
+    before, said = np.add.reduceat(is_visible.view(np.uint8), cuts, dtype=np.uint32).reshape(-1, 2)[has_letter].T
+    before = before * (firsts > starts)[has_letter]  # where nothing stands before, the sum is of one character
+    of_text = np.searchsorted(offsets, starts[has_letter], "right") - 1
     keys |= of_text.astype(np.uint64) << np.uint64(32)
     order = keys.argsort()
-    keys = keys[order]
-    again = order[1:][keys[1:] == keys[:-1]]
-    return np.bincount(of_text[again], sizes[again], len(offsets)).astype(np.int64)
+    is_again = keys[order[1:]] == keys[order[:-1]]
+    again, same = order[1:][is_again], order[:-1][is_again]
+    repeated = np.bincount(of_text[again], said[again] + before[again], len(offsets))
+    return (repeated + np.bincount(of_text[same], before[same], len(offsets))).astype(np.int64)
 
 
 def _is_visible(kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """Which characters are no white space: the kinds of BLANK stand side by side."""
     first, last = kinds_of(BLANK[0]).start, kinds_of(BLANK[-1]).stop
     return kinds - np.uint8(first) >= np.uint8(last - first)
+
+
+def _is_letter(kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Which characters are letters: their kinds stand side by side too."""
+    first, last = kinds_of(min(LETTERS)).start, kinds_of(max(LETTERS)).stop
+    return kinds - np.uint8(first) < np.uint8(last - first)
