@@ -12,11 +12,12 @@ import argparse
 import json
 import os
 import platform
+import random
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -57,7 +58,7 @@ def main(
 
 
 def sample_corpus(directory: Path, *, megabytes: int = 40) -> Path:
-    """Documentation of this Python as JSONL, told again with numbered headings until it is large enough."""
+    """Documentation of this Python as JSONL, told again in other orders until it is large enough."""
     from minimind.data import pydocs
 
     path = directory / f"pydocs-{megabytes}mb.jsonl"
@@ -65,16 +66,20 @@ def sample_corpus(directory: Path, *, megabytes: int = 40) -> Path:
         return path
     directory.mkdir(parents=True, exist_ok=True)
     texts = [row["text"] for row in pydocs.rows("pretrain", "stdlib")]
-    with path.open("w", encoding="utf-8") as file:
-        round_, size = 0, 0
-        while size < megabytes * 1_000_000:
-            for number, text in enumerate(texts):
-                words = text.split(" ")
-                cut = (number * 7 + round_ * 13) % max(1, len(words))  # every round is another text
-                told = " ".join([*words[cut:], f"\n\n{round_}.{number}\n\n", *words[:cut]])
-                size += file.write(json.dumps({"text": told}, ensure_ascii=False) + "\n")
-            round_ += 1
+    write_rounds(texts, path, rounds=1 + megabytes * 1_000_000 // sum(len(text.encode()) for text in texts))
     return path
+
+
+def write_rounds(texts: Sequence[str], path: Path, *, rounds: int) -> None:
+    """`texts` as JSONL, and again with their pieces of 12 characters in other orders: no near duplicates."""
+    rng = random.Random(0)
+    with path.open("w", encoding="utf-8") as file:
+        for round_ in range(rounds):
+            for text in texts:
+                pieces = [text[at : at + 12] for at in range(0, len(text), 12)]
+                if round_:
+                    rng.shuffle(pieces)
+                file.write(json.dumps({"text": "".join(pieces)}, ensure_ascii=False) + "\n")
 
 
 def _measured(work: Variant, path: Path) -> dict[str, Any]:
