@@ -39,6 +39,8 @@ class CleanConfig(CleanRules):
     rows: RowKind
     workers: Annotated[int, WHERE] = 0
     """Processes; 0 takes one for each core."""
+    may_be_empty: Annotated[bool, WHERE] = False
+    """Whether it is no error if no row is left: not for a corpus, but for a file that somebody has a look at."""
 
     def tells_near_duplicates(self) -> bool:
         """Whether near duplicates are looked for: conversations repeat each other on purpose, texts do not."""

@@ -168,7 +168,7 @@ def _conclude(
 ) -> Summary:
     """Write ledger and report, and say in figures what was done."""
     figures: dict[str, int | float | str | None] = {**ledger.figures()}
-    if not figures["rows_kept"]:
+    if not figures["rows_kept"] and not config.may_be_empty:
         by_reason = Counter({name: count for name, count in ledger.figures().items() if name.startswith("dropped_")})
         most = ", ".join(f"{name.removeprefix('dropped_')} {count}" for name, count in by_reason.most_common(3))
         raise DataError(

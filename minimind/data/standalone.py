@@ -66,7 +66,7 @@ def clean_files(
         ),
         workers=workers,
     )
-    settings = CleanConfig(rows=kind, workers=workers, **rules.model_dump())
+    settings = CleanConfig(rows=kind, workers=workers, may_be_empty=True, **rules.model_dump())
     with scratch_beside(out_dir) as scratch:
         store = Store(scratch)
         read, _ = build(INGEST, ingest, {}, store=store, on_start=lambda d: on_start("ingest", d))
