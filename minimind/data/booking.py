@@ -5,7 +5,7 @@ Not here: the ledger (`ledger`) and the logs (`dropped`) themselves, and who dec
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,9 +41,9 @@ class Book:
         ledger.lengths_kept.update(zip(sources, buckets, strict=True))
 
     def is_dropped(
-        self, row: pa.RecordBatch, rule: str, outcome: Dropped, *, size: int, characters: int, text: str
+        self, row: Mapping[str, Any], rule: str, outcome: Dropped, *, size: int, characters: int, text: str
     ) -> None:
-        """Enter one row (a batch of one) as dropped; `text` is what it was when it came in."""
+        """Enter one row as dropped; `text` is what it was when it came in."""
         where = _place(row)
         key = (where["source"], rule, outcome.reason)
         self.ledger.rows_dropped[key] += 1
@@ -52,7 +52,7 @@ class Book:
         self.ledger.add_example(f"{rule}: {outcome.reason}", {**where, "detail": outcome.detail, "before": text})
         self._dropped.add(**where, rule=rule, reason=outcome.reason, detail=outcome.detail, text=text)
 
-    def is_changed(self, row: pa.RecordBatch, rules: Iterable[str], *, before: str, after: str) -> None:
+    def is_changed(self, row: Mapping[str, Any], rules: Iterable[str], *, before: str, after: str) -> None:
         """Enter one row as changed by these rules."""
         assert self._changed is not None, "a book without a change log was told of a change"
         where, used = _place(row), list(rules)
@@ -80,9 +80,9 @@ def content_text(kind: RowKind, row: dict[str, Any]) -> str:
     return json.dumps(bare, ensure_ascii=False)
 
 
-def _place(row: pa.RecordBatch) -> dict[str, Any]:
-    source, _, file = row["source"][0].as_py().partition("/")
-    return {"source": source, "file": file, "line": row["line"][0].as_py()}
+def _place(row: Mapping[str, Any]) -> dict[str, Any]:
+    source, _, file = row["source"].partition("/")
+    return {"source": source, "file": file, "line": row["line"]}
 
 
 def _sums(names: Sequence[str], values: Sequence[int]) -> Counter[str]:

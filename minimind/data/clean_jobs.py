@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from minimind.config import WHERE, Config
 from minimind.data.booking import Book, content_text
-from minimind.data.documents import CONTENT, SCHEMAS, RowKind
+from minimind.data.documents import SCHEMAS, RowKind
 from minimind.data.dropped import ChangeLog, DropLog
 from minimind.data.duplicates import NONE, Duplicates
 from minimind.data.folding import content_keys, fold
@@ -106,12 +106,12 @@ def select_part(job: SelectJob, out_dir: Path, advance: Advance) -> None:
         for batch in read_file(Path(job.piece) / ROWS_FILE):
             span = slice(at, at + batch.num_rows)
             kept = (found.exact_of[span] == NONE) & (found.near_of[span] == NONE)
-            for place in np.flatnonzero(~kept).tolist():
-                row = batch.slice(place, 1)
+            dropped_places = np.flatnonzero(~kept)
+            rows_dropped = batch.take(pa.array(dropped_places)).to_pylist()
+            for place, row in zip(dropped_places.tolist(), rows_dropped, strict=True):
                 rule, outcome = _outcome(found, at + place, origins)
-                text = content_text(kind, row.select(list(CONTENT[kind])).to_pylist()[0])
-                size, characters = (row[name][0].as_py() for name in ("bytes_in", "characters"))
-                book.is_dropped(row, rule, outcome, size=size, characters=characters, text=text)
+                sizes = {"size": row["bytes_in"], "characters": row["characters"]}
+                book.is_dropped(row, rule, outcome, **sizes, text=content_text(kind, row))
             rows = batch.filter(pa.array(kept))
             book.is_kept(rows, rows["bytes_in"].to_pylist(), bytes_of_rows(kind, rows))
             writer.write_batch(rows.select(SCHEMAS[kind].names))
@@ -155,16 +155,17 @@ def told_column(config: CleanConfig) -> str:
 def _enter(book: Book, batch: pa.RecordBatch, verdicts: Verdicts, sizes: Sequence[int]) -> None:
     """Book the rows of a batch as they came in, and what the rules dropped and changed of them."""
     book.came_in(batch, sizes)
-    for place in sorted({*verdicts.dropped, *verdicts.changed}):
-        row = batch.slice(place, 1)
-        before = content_text(book.kind, row.to_pylist()[0])
+    places = sorted({*verdicts.dropped, *verdicts.changed})
+    chosen = pa.array(places, pa.int64())
+    pairs = zip(batch.take(chosen).to_pylist(), verdicts.rows.take(chosen).to_pylist(), strict=True)
+    for place, (row, becomes) in zip(places, pairs, strict=True):
+        before = content_text(book.kind, row)
         if place in verdicts.dropped:
             rule, outcome = verdicts.dropped[place]
             characters = verdicts.lengths[place]
             book.is_dropped(row, rule, outcome, size=sizes[place], characters=characters, text=before)
         else:
-            after = content_text(book.kind, verdicts.rows.slice(place, 1).to_pylist()[0])
-            book.is_changed(row, verdicts.changed[place], before=before, after=after)
+            book.is_changed(row, verdicts.changed[place], before=before, after=content_text(book.kind, becomes))
 
 
 def _outcome(found: Duplicates, index: int, origins: Origins) -> tuple[str, Dropped]:
