@@ -127,7 +127,7 @@ def report(
     Examples: `minimind data report`, `minimind data report --kind chat`, `minimind data report cleaned/`
     """
     from minimind.data.ledger import Ledger
-    from minimind.data.report import MARKDOWN_FILE, report_of
+    from minimind.data.report import read_report_text, report_of
 
     place = directory or _newest_clean(kind)
     page = report_of(place)
@@ -136,7 +136,7 @@ def report(
         return
     from rich.markdown import Markdown
 
-    console.print(Markdown((page.parent / MARKDOWN_FILE).read_text(encoding="utf-8")))
+    console.print(Markdown(read_report_text(place)))
     console.print(f"\n{page}", highlight=False, soft_wrap=True)
 
 

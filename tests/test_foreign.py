@@ -89,7 +89,7 @@ def test_a_file_that_is_wrong_as_a_whole_says_what_to_do(start: bytes, remedy: s
 )
 def test_files_with_a_bad_row_or_two_are_read(start: bytes):
     """What is wrong with a row is for the row to say; the others are good."""
-    refuse_foreign(start, "a.jsonl", json_lines=True)
+    assert refuse_foreign(start, "a.jsonl", json_lines=True) is None
 
 
 @pytest.mark.parametrize("start", [b"[1]\nNotes, and more\n", b"name, place\nBonn, Rhein\n", b"<?xml is how it begins"])

@@ -38,7 +38,7 @@ from minimind.data.clean_jobs import (
 from minimind.data.dropped import CHANGED_FILE, DROPPED_FILE
 from minimind.data.duplicates import Duplicates, clusters, find_duplicates
 from minimind.data.ledger import MEMBERS_SHOWN, READ_LEDGER_FILE, Ledger
-from minimind.data.pieces import build_pieces, enough_workers, taken_apart
+from minimind.data.pieces import build_pieces, enough_workers, join_files, taken_apart
 from minimind.data.report import write_report
 from minimind.data.rules.contamination import evaluation_digests
 from minimind.data.shards import ROWS_DIR, gather_parts
@@ -152,11 +152,8 @@ def _gather(source: Path, judged: Sequence[Path], selected: Sequence[Path], out_
     gather_parts(selected, out_dir / ROWS_DIR, ".", stem="part")
     pairs = zip(judged, selected, strict=True)
     dropped = [source / DROPPED_FILE, *(piece / DROPPED_FILE for pair in pairs for piece in pair)]
-    for target, parts in ((DROPPED_FILE, dropped), (CHANGED_FILE, [piece / CHANGED_FILE for piece in judged])):
-        with (out_dir / target).open("wb") as whole:
-            for part in parts:
-                with part.open("rb") as file:
-                    shutil.copyfileobj(file, whole, 1 << 20)
+    join_files(dropped, out_dir / DROPPED_FILE)
+    join_files((piece / CHANGED_FILE for piece in judged), out_dir / CHANGED_FILE)
 
 
 def _clock(piece: Path) -> Counter[str]:
@@ -176,7 +173,7 @@ def _conclude(
             "look at [clean] in the data spec"
         )
     ledger.write(out_dir)
-    shutil.copyfile(inputs["rows"].dir / "ledger.json", out_dir / READ_LEDGER_FILE)
+    read.write(out_dir, READ_LEDGER_FILE)
     facts = {"rows": config.rows, "read by": f"ingest {inputs['rows'].fingerprint}"}
     write_report(out_dir, title=f"Cleaning {config.rows} rows", read=read, cleaned=ledger, facts=facts)
     seconds = sum(clock.values())

@@ -16,7 +16,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,14 @@ def taken_apart(pieces: Sequence[Path]) -> Iterator[list[Path]]:
     directory.rename(taken)
     yield [taken / piece.name for piece in pieces]
     shutil.rmtree(taken)
+
+
+def join_files(files: Iterable[Path], target: Path) -> None:
+    """Write the files one behind the other to `target`: what pieces left, put together again."""
+    with target.open("wb") as whole:
+        for path in files:
+            with path.open("rb") as file:
+                shutil.copyfileobj(file, whole, _BLOCK_BYTES)
 
 
 def enough_workers(wanted: int, work_bytes: int) -> int:

@@ -29,7 +29,7 @@ from minimind.data.dropped import DROPPED_FILE, DropLog
 from minimind.data.files import Part, find_files
 from minimind.data.ledger import Ledger
 from minimind.data.locations import is_remote, remote_digest
-from minimind.data.pieces import Advance, build_pieces, enough_workers, taken_apart
+from minimind.data.pieces import Advance, build_pieces, enough_workers, join_files, taken_apart
 from minimind.data.readers import DocumentCut, check_part, cut_file, read_hub, read_pydocs, share_out
 from minimind.data.row_parts import RowParts
 from minimind.data.shapes import Shape
@@ -267,10 +267,7 @@ def _collect(pieces: Sequence[Path], ledger: Ledger, out_dir: Path) -> None:
     """Make the output of the pieces."""
     with taken_apart(pieces) as moved:
         gather_parts(moved, out_dir / ROWS_DIR, ROWS_DIR, stem="part")
-        with (out_dir / DROPPED_FILE).open("wb") as whole:
-            for piece in moved:
-                with (piece / DROPPED_FILE).open("rb") as part:
-                    shutil.copyfileobj(part, whole, 1 << 20)
+        join_files((piece / DROPPED_FILE for piece in moved), out_dir / DROPPED_FILE)
         ledger.write(out_dir)
 
 

@@ -26,7 +26,7 @@ from minimind.data.checking import Checked, Form
 from minimind.data.documents import RowKind
 from minimind.data.dropped import DROPPED_FILE
 from minimind.data.files import Part, find_all
-from minimind.data.pieces import Advance, build_pieces, enough_workers
+from minimind.data.pieces import Advance, build_pieces, enough_workers, join_files
 from minimind.data.readers import check_part, cut_file, share_out
 from minimind.data.shapes import Shape
 from minimind.data.tally import Tally, shown
@@ -86,7 +86,7 @@ def validate(
         made = scratch / "made"
         made.mkdir()
         for name in (KEPT_FILE, DROPPED_FILE):
-            _join([piece / name for piece in pieces], made / name)
+            join_files([piece / name for piece in pieces], made / name)
         place_files(made, out_dir)
     return _summary(tallies)
 
@@ -203,13 +203,6 @@ def _judge(tally: Tally, kind: RowKind, *, gave_up: bool = False) -> None:
     if tally.is_wrong(MAX_BAD_FRACTION):
         verdict = f"More than half are no {kind} rows" if tally.kept else f"None of them is a {kind} row"
         raise DataError(f"{tally.source}: {tally.complaint(gave_up=gave_up)}. {verdict}; mend the file or name another")
-
-
-def _join(files: Sequence[Path], target: Path) -> None:
-    with target.open("wb") as whole:
-        for file in files:
-            with file.open("rb") as part:
-                shutil.copyfileobj(part, whole, 1 << 20)
 
 
 def _summary(tallies: Sequence[Tally]) -> ValidateSummary:
