@@ -61,17 +61,17 @@ def contents(files: dict[str, str]) -> dict[str, bytes]:
 def test_the_files_of_a_split_come_byte_for_byte(tmp_path: Path):
     """The set's own layout says what belongs to a split; nothing of it is parsed on the way."""
     place = folder(tmp_path, {"data/train.jsonl": ODD, "data/test.jsonl": b'{"text": "t"}\n'})
-    kind, files = hub_files(place) or ("", {})
+    kind, files = hub_files(place)
     assert kind == "jsonl" and contents(files) == {"data/train.jsonl": ODD}
-    kind, files = hub_files(place, split="test") or ("", {})
+    kind, files = hub_files(place, split="test")
     assert kind == "jsonl" and list(files) == ["data/test.jsonl"]
 
 
 def test_one_file_can_be_named(tmp_path: Path):
     """Or several with a pattern; the split does not matter then."""
     place = folder(tmp_path, {"a.jsonl": ODD, "b.jsonl": b"{}\n", "c.txt": b"words"})
-    assert list((hub_files(place, file="*.jsonl") or ("", {}))[1]) == ["a.jsonl", "b.jsonl"]
-    kind, files = hub_files(place, file="c.txt") or ("", {})
+    assert list(hub_files(place, file="*.jsonl").places) == ["a.jsonl", "b.jsonl"]
+    kind, files = hub_files(place, file="c.txt")
     assert kind == "text" and contents(files) == {"c.txt": b"words"}
 
 
@@ -79,7 +79,7 @@ def test_parquet_sets_are_read_as_parquet(tmp_path: Path):
     """Most sets of the hub are Parquet; their files go to the reader of Parquet files."""
     place = folder(tmp_path, {"README.md": b"# A set\n"})
     parquet.write_table(pa.table({"text": ["x", "y"]}), Path(place) / "train.parquet")
-    kind, files = hub_files(place) or ("", {})
+    kind, files = hub_files(place)
     assert kind == "parquet"
     assert parquet.read_table(files["train.parquet"]).to_pylist() == [{"text": "x"}, {"text": "y"}]
 
@@ -89,14 +89,14 @@ def test_files_called_json_are_looked_into(tmp_path: Path):
     place = folder(tmp_path / "lines", {"train.json": b' {"text": "a"}\n{"text": "b"}\n'})
     assert hub_files(place) == ("jsonl", {"train.json": str(Path(place) / "train.json")})
     place = folder(tmp_path / "array", {"train.json": b'[{"text": "a"}, {"text": "b"}]'})
-    assert hub_files(place) is None
+    assert hub_files(place).kind is None
     assert [row["text"] for row in hub_rows(place)] == ["a", "b"]
 
 
 def test_other_formats_come_as_rows(tmp_path: Path):
     """What we have no reader for is still a data set by name."""
     place = folder(tmp_path, {"train.csv": "text,score\nhello,1\n你好,2\n".encode()})
-    assert hub_files(place) is None
+    assert hub_files(place).kind is None
     assert list(hub_rows(place)) == [{"text": "hello", "score": 1}, {"text": "你好", "score": 2}]
 
 
@@ -189,10 +189,14 @@ class Hub(BaseHTTPRequestHandler):
 
 ASK = """
 import json, sys
+from pathlib import Path
+from minimind.artifact import Store
 from minimind.data.files import open_raw
 from minimind.data.hub import hub_files
 from minimind.data.locations import remote_digest, remote_size
+from minimind.data.sources import INGEST, IngestConfig, SourceConfig
 from minimind.errors import MiniMindError
+from minimind.stage import build
 
 def ask(**question):
     try:
@@ -206,7 +210,13 @@ def ask(**question):
     except MiniMindError as error:
         return {"error": f"{type(error).__name__}: {error}"}
 
-print(json.dumps([ask(**question) for question in json.loads(sys.argv[1])]))
+def ingest(out_dir):
+    source = SourceConfig(name="hub", kind="hub", rows="pretrain", dataset="me/set")
+    config = IngestConfig(rows="pretrain", sources=(source,), workers=1, max_bad_fraction=1)
+    artifact, _ = build(INGEST, config, {}, store=Store(Path(out_dir)))
+    return {"kept": artifact.summary().figures["rows_kept"], "dropped": (artifact.dir / "dropped.jsonl").read_text()}
+
+print(json.dumps([*(ask(**question) for question in json.loads(sys.argv[1])), ingest(sys.argv[2])]))
 """
 
 
@@ -228,12 +238,12 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     }
     home = str(tmp_path_factory.mktemp("hub"))
     settings = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": home, "no_proxy": "127.0.0.1"}
-    arguments = [sys.executable, "-c", ASK, json.dumps(list(questions.values()))]
+    arguments = [sys.executable, "-c", ASK, json.dumps(list(questions.values())), home]
     done = subprocess.run(arguments, env={**os.environ, **settings}, cwd=CHECKOUT, capture_output=True, timeout=60)
     server.shutdown()
     server.server_close()
     assert done.returncode == 0, done.stderr.decode()
-    yield dict(zip(questions, json.loads(done.stdout), strict=True))
+    yield dict(zip([*questions, "ingest"], json.loads(done.stdout), strict=True))
 
 
 def test_a_set_on_the_hub_is_found_by_name(answers: dict[str, Any]):
@@ -249,6 +259,19 @@ def test_odd_rows_of_a_hub_file_spoil_no_others(answers: dict[str, Any]):
         files = {Path(name).name: entry for name, entry in answers[question]["files"].items()}
         _, content, size, _ = files["train-0.jsonl"]
         assert content.encode("latin-1") == ODD and size == len(ODD)
+
+
+def test_rows_of_a_hub_set_are_judged_where_they_stand(answers: dict[str, Any]):
+    """Through the whole stage: each bad line of the files on the server by its file and number."""
+    found = answers["ingest"]
+    records = [json.loads(line) for line in found["dropped"].split("\n") if line]
+    assert found["kept"] == 3
+    assert {record["file"] for record in records} == {"data/train-0.jsonl"}
+    assert [(record["line"], record["reason"]) for record in records] == [
+        (2, "wrong_type"),
+        (3, "bad_utf8"),
+        (4, "bad_json"),
+    ]
 
 
 def test_a_hub_file_counts_by_its_content(answers: dict[str, Any]):

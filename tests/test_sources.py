@@ -298,34 +298,56 @@ def test_several_sources_keep_their_order_and_counts(tmp_path: Path):
     assert [row["source"] for row in kept(artifact)] == ["second"] * 6 + ["first"] * 5
 
 
-def hub_config(**settings: Any) -> IngestConfig:
-    source = SourceConfig(name="hub", kind="hub", rows="chat", dataset="some/where", file="sft.jsonl", **settings)
-    return IngestConfig(rows="chat", sources=(source,))
+def hub_config(dataset: Path | str, **settings: Any) -> IngestConfig:
+    source = SourceConfig(name="hub", kind="hub", dataset=str(dataset), **{"rows": "chat", **settings})
+    return IngestConfig(rows=source.rows, sources=(source,))
 
 
-def test_hub_files_are_judged_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """`datasets` fetches, our check judges: the line and the reason are those of the file itself."""
-    (tmp_path / "sft.jsonl").write_bytes(jsonl([CHAT]) + b"\n{\n" + jsonl([CHAT]))
-    monkeypatch.setattr(readers, "hub_url", lambda _: str(tmp_path / "sft.jsonl"))
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
-    artifact, _ = build(INGEST, hub_config(), {}, store=Store(tmp_path))
+@pytest.fixture
+def hub_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set as the hub has them, in a folder; `datasets` keeps lock files of it in a place of its own."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "set").mkdir()
+    return tmp_path / "set"
+
+
+def test_hub_files_are_judged_line_by_line(tmp_path: Path, hub_set: Path):
+    """`datasets` names the files, our readers judge: the line and the reason are those of the file itself."""
+    (hub_set / "train.jsonl").write_bytes(jsonl([CHAT]) + b"\n{\n" + jsonl([CHAT]))
+    (hub_set / "test.jsonl").write_bytes(jsonl([CHAT]))
+    artifact, _ = build(INGEST, hub_config(hub_set), {}, store=Store(tmp_path))
     assert [row["line"] for row in kept(artifact)] == [1, 4]
     assert [(record["file"], record["line"], record["reason"]) for record in dropped(artifact)] == [
-        ("sft.jsonl", 3, "bad_json")
+        ("train.jsonl", 3, "bad_json")
     ]
 
 
-def test_a_hub_that_does_not_answer_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Without a network the remedy is to name local files."""
-    monkeypatch.setattr(readers, "hub_url", lambda _: str(tmp_path / "gone.jsonl"))
-    with pytest.raises(MissingError, match="some/where cannot be read after 0 rows.*network") as caught:
-        build(INGEST, hub_config(), {}, store=Store(tmp_path))
+def test_hub_sets_that_only_datasets_reads_come_as_rows(tmp_path: Path, hub_set: Path):
+    """A format that we do not read has no lines; its rows are counted and checked like all others."""
+    (hub_set / "train.csv").write_text("text,score\nhello,1\n,2\n你好,3\n", encoding="utf-8")
+    artifact, _ = build(INGEST, hub_config(hub_set, rows="pretrain"), {}, store=Store(tmp_path))
+    assert [(row["line"], row["text"]) for row in kept(artifact)] == [(1, "hello"), (3, "你好")]
+    assert [(record["file"], record["line"]) for record in dropped(artifact)] == [("train", 2)]
+
+
+def test_a_hub_file_that_is_not_there_is_one_clear_error(tmp_path: Path, hub_set: Path):
+    """The name of the file is what the user has to mend."""
+    with pytest.raises(MissingError, match="gone.jsonl: no such file") as caught:
+        build(INGEST, hub_config(hub_set, file="gone.jsonl"), {}, store=Store(tmp_path))
     assert "\n" not in str(caught.value)
 
 
-def test_a_pinned_revision_is_part_of_the_identity():
-    """Only a commit pins what the hub gives; another one is another corpus."""
-    assert content_digests(hub_config()) != content_digests(hub_config(revision="abc123"))
+def test_a_hub_set_counts_by_its_bytes(hub_set: Path):
+    """Or by its commit, behind which no other bytes can be: then the hub need not even answer."""
+    (hub_set / "train.jsonl").write_bytes(jsonl([CHAT]))
+    first = content_digests(hub_config(hub_set))
+    assert list(first) == ["hub/train.jsonl"]
+    (hub_set / "train.jsonl").write_bytes(jsonl([CHAT, CHAT]))
+    assert content_digests(hub_config(hub_set)) != first
+    pinned = [content_digests(hub_config("no/where", revision=40 * digit)) for digit in "ab"]
+    assert pinned[0] != pinned[1]
 
 
 @pytest.mark.slow

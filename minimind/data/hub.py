@@ -12,13 +12,28 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from minimind.data.files import FileKind, find_files, kind_by_name, open_raw
 from minimind.data.remote import reason_of, status_of
 from minimind.errors import ConfigError, MiniMindError, MissingError
 
 _ON_HUB = re.compile(r"hf://datasets/[^@]+@[^/]+/")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class HubFiles(NamedTuple):
+    """What a split is made of."""
+
+    kind: FileKind | None
+    """How our readers read the files; None where only `datasets` can."""
+    places: dict[str, str]
+    """Name within the data set → address or path, in reading order; none where `datasets` does not say."""
+
+
+def is_pinned(dataset: str, revision: str) -> bool:
+    """Whether `revision` is a commit, behind which the bytes can never be others."""
+    return _COMMIT.fullmatch(revision) is not None and not Path(dataset).expanduser().is_dir()
 
 
 def hub_address(dataset: str, file: str, *, revision: str = "main") -> str:
@@ -28,10 +43,8 @@ def hub_address(dataset: str, file: str, *, revision: str = "main") -> str:
     return f"hf://datasets/{dataset}@{revision.replace('/', '%2F')}/{file}"
 
 
-def hub_files(
-    dataset: str, *, file: str | None = None, split: str = "train", revision: str = "main"
-) -> tuple[FileKind, dict[str, str]] | None:
-    """The kind of the files of a split, and name → address; None where only `datasets` can read them.
+def hub_files(dataset: str, *, file: str | None = None, split: str = "train", revision: str = "main") -> HubFiles:
+    """The files of a split.
 
     With `file` that file, or those that the pattern means. A branch's addresses carry the commit it stands at.
     Raises MissingError, or ConfigError for a split there is not.
@@ -40,7 +53,7 @@ def hub_files(
         address = hub_address(dataset, file, revision=revision)
         kind = kind_by_name(file) or "jsonl"
         with _explained(dataset):
-            return kind, find_files(address, kind)
+            return HubFiles(kind, find_files(address, kind))
     with _explained(dataset):
         builder = _builder(dataset, revision)
         files = {str(name): list(files) for name, files in (builder.config.data_files or {}).items()}
@@ -50,13 +63,12 @@ def hub_files(
         kinds = {kind_by_name(name) for name in named}
         if builder.name == "json" and kinds == {None}:
             kinds = {_kind_of_json(named)}
-    if len(kinds) != 1 or None in kinds:
-        return None
-    return next(kind for kind in kinds if kind), {name: named[name] for name in sorted(named)}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    return HubFiles(kind, {name: named[name] for name in sorted(named)})
 
 
 def hub_rows(dataset: str, *, split: str = "train", revision: str = "main") -> Iterator[Mapping[str, Any]]:
-    """The rows of a split as `datasets` reads them, streamed: for what `hub_files` has no files of."""
+    """The rows of a split as `datasets` reads them, streamed: for files of no kind that we read."""
     with _explained(dataset):
         yield from _builder(dataset, revision).as_streaming_dataset(split=split)
 

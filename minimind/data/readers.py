@@ -3,15 +3,12 @@
 A part is a file, or where that is possible a range of a large one: bytes of a plain file of lines, row groups
 of Parquet, batches of Arrow. How files are cut depends on them alone. Lines come in blocks, other rows one by
 one; neither is judged here but in `checking`.
-
-The hub's JSONL files come through `datasets` as lines of text: its own JSON reader rewrites rows whose types
-differ (measured: one odd row turned 999 good ones into quoted JSON). `datasets` fetches, we judge.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from minimind.data.checking import Checked, Form, RawRow, check_block, check_rows
 from minimind.data.files import (
@@ -19,7 +16,6 @@ from minimind.data.files import (
     MAX_ROW_BYTES,
     PACKED_RATIO,
     PIECE_BYTES,
-    SUFFIXES,
     Block,
     FileKind,
     Part,
@@ -33,7 +29,6 @@ from minimind.data.memory import keep_freed_memory
 from minimind.data.strict_json import RowError, read_text
 from minimind.data.tables import as_json, table_parts, table_rows
 from minimind.data.unpacking import Unpacked, packing_of
-from minimind.errors import MissingError
 
 if TYPE_CHECKING:
     from minimind.data.sources import SourceConfig
@@ -108,14 +103,12 @@ def check_part(part: Part, form: Form, advance: Advance, *, source: str, documen
         yield checked
 
 
-def hub_url(source: "SourceConfig") -> str:
-    """Where `datasets` finds one file of a hub data set."""
-    return f"hf://datasets/{source.dataset}@{source.revision}/{source.file}"
-
-
 def read_hub(source: "SourceConfig") -> Iterator[list[RawRow]]:
-    """Rows of a hub data set, streamed; any trouble on the way is one MissingError."""
-    return _in_lists(_hub_rows(source))
+    """Rows of a hub data set as `datasets` reads them, for formats that we have no reader for."""
+    from minimind.data.hub import hub_rows
+
+    rows = hub_rows(str(source.dataset), split=source.split, revision=source.revision)
+    return _in_lists(RawRow(number, row, as_json(row)) for number, row in enumerate(rows, 1))
 
 
 def read_pydocs(source: "SourceConfig") -> Iterator[tuple[str, list[RawRow]]]:
@@ -193,29 +186,3 @@ def _in_lists(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
             waiting, size = [], 0
     if waiting:
         yield waiting
-
-
-def _hub_rows(source: "SourceConfig") -> Iterator[RawRow]:
-    import datasets
-
-    lines = bool(source.file and source.file.endswith(SUFFIXES["jsonl"]))
-    arguments: dict[str, Any] = {"data_files": source.file, "revision": source.revision, "split": source.split}
-    number = 0
-    try:
-        if lines:
-            stream = datasets.load_dataset("text", data_files=hub_url(source), split="train", streaming=True)
-        else:
-            stream = datasets.load_dataset(source.dataset, streaming=True, **arguments)
-        for number, value in enumerate(stream, 1):
-            if not lines:
-                yield RawRow(number, value, as_json(value))
-            elif value["text"].strip():
-                raw = value["text"].encode("utf-8")
-                yield RawRow(number, raw, raw)
-    except Exception as error:  # which HTTP library's errors come out depends on the hub client's version
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        where = f"source {source.name}: hub data set {source.dataset}"
-        raise MissingError(
-            f"{where} cannot be read after {number} rows ({reason}); check the name and the network, or download "
-            'its files and use kind = "jsonl" with a path'
-        ) from error

@@ -8,8 +8,8 @@ fingerprint, so a moved folder is reused and a flipped byte is not.
 The work is cut into jobs by the files alone. Each leaves a piece, and the pieces in their order are the output:
 the same bytes for any number of workers, and after a kill.
 
-Not here: reading the files (`readers`), checking rows (`checking`), judging whether a text is any good
-(`cleaning`). A hub data set counts by its name, file and revision; pin a commit where its bytes must not change.
+Not here: reading the files (`readers`), finding those of a hub data set (`hub`), checking rows (`checking`),
+judging whether a text is any good (`cleaning`).
 """
 
 import shutil
@@ -26,7 +26,7 @@ from minimind.config import WHERE, Config
 from minimind.data.checking import Checked, Form, check_rows
 from minimind.data.documents import CONTENT, RowKind
 from minimind.data.dropped import DROPPED_FILE, DropLog
-from minimind.data.files import Part, find_files
+from minimind.data.files import FileKind, Part, find_files
 from minimind.data.ledger import Ledger
 from minimind.data.locations import is_remote, remote_digest
 from minimind.data.pieces import Advance, build_pieces, enough_workers, join_files, taken_apart
@@ -78,7 +78,7 @@ class SourceConfig(Config):
     split: str = "train"
     """hub only."""
     revision: str = "main"
-    """hub only: a commit pins the bytes; a branch is taken at its word and not looked at again."""
+    """hub only: a commit (40 digits) pins the bytes, and the hub is not asked again; a branch is looked up always."""
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
@@ -108,9 +108,13 @@ class SourceConfig(Config):
             has_groups="group" in self.keys or self.kind == "pydocs",
         )
 
-    def files(self) -> dict[str, str]:
-        """Name → place of its files; none for sources of other kinds. Raises MissingError."""
-        return find_files(str(self.path), self.kind) if self.kind in FILE_KINDS else {}
+    def files(self) -> tuple[FileKind | None, dict[str, str]]:
+        """Kind, and name → place, of its files; no kind where no reader of ours reads them. Raises MissingError."""
+        if self.kind == "hub":
+            from minimind.data.hub import hub_files
+
+            return hub_files(str(self.dataset), file=self.file, split=self.split, revision=self.revision)
+        return (None, {}) if self.kind == "pydocs" else (self.kind, find_files(str(self.path), self.kind))
 
 
 class IngestConfig(Config):
@@ -134,15 +138,26 @@ def content_digests(config: IngestConfig) -> dict[str, str]:
     """`source/file` → digest of the bytes behind it. Raises MissingError for a file that is not there."""
     digests = {}
     for source in config.sources:
-        if source.kind == "pydocs":
-            from minimind.data import pydocs
-
-            digests[source.name] = pydocs.content_digest(source.packages)
-        elif source.kind == "hub":
-            digests[source.name] = f"{source.dataset}@{source.revision}/{source.file or source.split}"
-        for name, place in source.files().items():
+        if (whole := _digest_of_whole(source)) is not None:
+            digests[source.name] = whole
+            continue
+        for name, place in source.files()[1].items():
             digests[f"{source.name}/{name}"] = remote_digest(place) if is_remote(place) else _local_digest(place)
     return digests
+
+
+def _digest_of_whole(source: SourceConfig) -> str | None:
+    """What stands for the content of a source that need not be looked into file by file."""
+    if source.kind == "pydocs":
+        from minimind.data import pydocs
+
+        return pydocs.content_digest(source.packages)
+    if source.kind == "hub":
+        from minimind.data.hub import is_pinned
+
+        if is_pinned(str(source.dataset), source.revision):
+            return f"{source.dataset}@{source.revision}/{source.file or source.split}"
+    return None
 
 
 def ingest(config: IngestConfig, inputs: Inputs, out_dir: Path) -> Summary:
@@ -175,7 +190,7 @@ INGEST = Stage("ingest", ingest, sources=content_digests, format_version=2, resu
 
 
 class ReadJob(Config):
-    """Some files, or ranges of them, of one source; no files for a source that has none."""
+    """Some files, or ranges of them, of one source; no files for a source that our readers do not read."""
 
     source: SourceConfig
     max_bad_fraction: float
@@ -209,17 +224,15 @@ def read_piece(job: ReadJob, out_dir: Path, advance: Advance) -> None:
 def _jobs(source: SourceConfig, config: IngestConfig) -> Iterator[ReadJob]:
     """The work on one source. What must be read in one go, because of a limit, is one job."""
     whole = ReadJob(source=source, max_bad_fraction=config.max_bad_fraction)
-    files = source.files()
+    kind, files = source.files()
+    if kind is None:
+        yield whole
+        return
     parts = [
         part
         for name, place in files.items()
-        for part in cut_file(
-            name, place, source.kind, label=f"source {source.name}, file {name}", document=source.document
-        )
+        for part in cut_file(name, place, kind, label=f"source {source.name}, file {name}", document=source.document)
     ]
-    if not parts:
-        yield whole
-        return
     for number, shared in enumerate([tuple(parts)] if source.limit else share_out(parts)):
         yield whole.replace(parts=shared, several=len(files) > 1, begins=number == 0)
 
@@ -230,9 +243,9 @@ def _checked(job: ReadJob, form: Form, advance: Advance) -> Iterator[tuple[str, 
     if source.kind == "pydocs":
         for group, rows in read_pydocs(source):
             yield group, check_rows(form, rows, source=source.name)
-    if source.kind == "hub":
+    if source.kind == "hub" and not job.parts:
         for rows in read_hub(source):
-            yield source.file or source.split, check_rows(form, rows, source=source.name)
+            yield source.split, check_rows(form, rows, source=source.name)
     for part in job.parts:
         origin = f"{source.name}/{part.file}" if job.several else source.name
         for checked in check_part(part, form, advance, source=origin, document=source.document):
