@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 from minimind import runtime
 from minimind.config import WHERE, Config, apply_overrides, nearest, read_toml
-from minimind.data.tokenizer import TokenizerConfig
 from minimind.errors import ConfigError, MissingError
 from minimind.evaluate.config import EvaluateConfig, PublishConfig
 from minimind.model.config import ModelConfig
+from minimind.tokens.tokenizer import TokenizerConfig
 from minimind.train.config import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainConfig
 
 

@@ -6,8 +6,8 @@ from minimind.data.documents import RowKind
 from minimind.data.sharding import SHARD
 from minimind.data.sources import INGEST
 from minimind.data.spec import clean_config, ingest_config, shard_config
-from minimind.data.tokenizer import TOKENIZER
-from minimind.data.tokens import TOKENS, TokensConfig
+from minimind.tokens.token_set import TOKENS, TokensConfig
+from minimind.tokens.tokenizer import TOKENIZER
 from tasks.stage import Pipeline
 
 

@@ -16,9 +16,9 @@ from minimind.data.documents import RowKind, check_row
 from minimind.data.dropped import DROPPED_FILE
 from minimind.data.sharding import SHARD, ShardConfig
 from minimind.data.shards import ROWS_DIR, write_rows
-from minimind.data.tokenizer import TOKENIZER, Tokenizer, TokenizerConfig
-from minimind.data.tokens import TOKENS, TokensConfig
 from minimind.stage import Stage, build
+from minimind.tokens.token_set import TOKENS, TokensConfig
+from minimind.tokens.tokenizer import TOKENIZER, Tokenizer, TokenizerConfig
 
 SealCorpus = Callable[..., Artifact]
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from minimind.data.chat import render_prompt
-from minimind.data.tokenizer import END_OF_TEXT, Tokenizer
 from minimind.evaluate.answers import answer_prompts, repetition_rate
 from minimind.infer.generate import complete
 from minimind.infer.sampling import Sampling
 from minimind.model.config import ModelConfig
 from minimind.model.transformer import Transformer
+from minimind.tokens.chat import render_prompt
+from minimind.tokens.tokenizer import END_OF_TEXT, Tokenizer
 
 PROMPTS = ("Who are you?", "你是谁？")
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from minimind.artifact import Artifact
-from minimind.data.batches import IGNORE, Batch, PairBatches, RowBatches
 from minimind.data.documents import RowKind
-from minimind.data.tokens import TokenSet, TokensInfo
-from minimind.data.vocabulary import END_OF_TEXT
 from minimind.errors import ConfigError, DataError
+from minimind.tokens.batches import IGNORE, Batch, PairBatches, RowBatches
+from minimind.tokens.token_set import TokenSet, TokensInfo
+from minimind.tokens.vocabulary import END_OF_TEXT
 
 
 def make_set(kind: RowKind, documents: list[list[int]], trained: list[list[int]] | None = None) -> TokenSet:

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from conftest import conversations
 
-from minimind.data.chat import render, render_batch, render_prompt
-from minimind.data.tokenizer import Tokenizer
-from minimind.data.vocabulary import IM_END, IM_START, SPECIAL_TOKENS
 from minimind.errors import DataError
+from minimind.tokens.chat import render, render_batch, render_prompt
+from minimind.tokens.tokenizer import Tokenizer
+from minimind.tokens.vocabulary import IM_END, IM_START, SPECIAL_TOKENS
 
 Turns = list[dict[str, Any]]
 

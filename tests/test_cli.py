@@ -10,10 +10,10 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from minimind.cli import app
-from minimind.data.tokenizer import Tokenizer
 from minimind.model.config import ModelConfig
 from minimind.model.transformer import Transformer
 from minimind.model.weights import save_model
+from minimind.tokens.tokenizer import Tokenizer
 
 COMMANDS = sorted(
     f"{name} {inner}".strip()

@@ -25,8 +25,6 @@ from minimind.data.documents import SCHEMAS, RowKind
 from minimind.data.rules.settings import CleanRules
 from minimind.data.sources import SourceConfig
 from minimind.data.spec import DataSpec
-from minimind.data.tokenizer import TokenizerConfig
-from minimind.data.tokens import TokenSet, TokensInfo
 from minimind.evaluate.card import Report
 from minimind.evaluate.config import EvaluateConfig, PublishConfig
 from minimind.evaluate.results import Evaluation
@@ -35,6 +33,8 @@ from minimind.model.config import PRESETS, ModelConfig, count_active_parameters,
 from minimind.model.transformer import Transformer
 from minimind.recipe import DistillSection, Recipe
 from minimind.stage import build
+from minimind.tokens.token_set import TokenSet, TokensInfo
+from minimind.tokens.tokenizer import TokenizerConfig
 from minimind.train import objectives
 from minimind.train.checkpoint import Header
 from minimind.train.config import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainConfig

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from minimind.artifact import Artifact
-from minimind.data.tokenizer import END_OF_TEXT, IM_END, SPECIAL_TOKENS, Tokenizer
 from minimind.errors import ArtifactError, DataError, MissingError
 from minimind.infer import generate as generation
 from minimind.infer.generate import Completion, complete, generate, load, settled, stream_text
@@ -16,6 +15,7 @@ from minimind.infer.sampling import Sampling
 from minimind.model.config import ModelConfig
 from minimind.model.transformer import Transformer
 from minimind.model.weights import save_model
+from minimind.tokens.tokenizer import END_OF_TEXT, IM_END, SPECIAL_TOKENS, Tokenizer
 
 GREEDY = Sampling(temperature=0, max_tokens=24)
 PROMPT = [END_OF_TEXT, 20, 31, 40, 31]

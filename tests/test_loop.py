@@ -10,10 +10,10 @@ import pytest
 import torch
 from training_parts import ONE_RANK, TINY, Pattern, losses, make_training
 
-from minimind.data.batches import IGNORE, Batch
 from minimind.errors import StageError
 from minimind.events import EVENTS_FILE, EventWriter, read_events
 from minimind.model.transformer import Transformer
+from minimind.tokens.batches import IGNORE, Batch
 from minimind.train.config import SftConfig, TrainConfig
 from minimind.train.loop import Progress, Stopped, train
 from minimind.train.objectives import Objective, Sums, Tensors, next_token

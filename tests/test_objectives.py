@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from training_parts import ONE_RANK, TINY, VOCABULARY, Pattern
 
 from minimind.artifact import Artifact
-from minimind.data.batches import IGNORE, RowBatches
-from minimind.data.tokenizer import END_OF_TEXT, Tokenizer
-from minimind.data.tokens import TokenSet
 from minimind.model.transformer import Transformer
+from minimind.tokens.batches import IGNORE, RowBatches
+from minimind.tokens.token_set import TokenSet
+from minimind.tokens.tokenizer import END_OF_TEXT, Tokenizer
 from minimind.train.objectives import (
     Reference,
     Tensors,

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimind.data.packing import Plan, plan_rows
+from minimind.tokens.packing import Plan, plan_rows
 
 
 def assert_whole(plan: Plan, lengths: np.ndarray, row_length: int) -> None:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from minimind.data.tokens import TokenSet, TokensInfo
 from minimind.errors import DataError
 from minimind.evaluate.perplexity import bits_per_byte, bootstrap_ratio
 from minimind.evaluate.scoring import _windows, choose, document_log_probs
 from minimind.model.config import ModelConfig
 from minimind.model.transformer import Transformer
+from minimind.tokens.token_set import TokenSet, TokensInfo
 
 VOCABULARY = 97
 CONFIG = ModelConfig(vocab_size=VOCABULARY, hidden_size=32, num_layers=2, num_heads=2, ffn_size=48, max_positions=64)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from minimind.data.tokens import TokenSet, TokensInfo
 from minimind.errors import DataError
 from minimind.evaluate.preference import (
     PairLogProbs,
@@ -17,6 +16,7 @@ from minimind.evaluate.preference import (
 from minimind.evaluate.scoring import LogProbs
 from minimind.model.config import ModelConfig
 from minimind.model.transformer import Transformer
+from minimind.tokens.token_set import TokenSet, TokensInfo
 
 VOCABULARY = 61
 CONFIG = ModelConfig(vocab_size=VOCABULARY, hidden_size=32, num_layers=1, num_heads=2, ffn_size=48, max_positions=64)

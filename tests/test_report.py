@@ -15,8 +15,6 @@ from minimind.data.documents import RowKind, check_row
 from minimind.data.dropped import DropLog
 from minimind.data.sharding import SHARD, ShardConfig
 from minimind.data.shards import write_rows
-from minimind.data.tokenizer import TOKENIZER, Tokenizer, TokenizerConfig
-from minimind.data.tokens import TOKENS, TokensConfig
 from minimind.errors import ArtifactError, ConfigError, DataError, MissingError
 from minimind.evaluate.card import Report, read_report
 from minimind.evaluate.config import EvaluateConfig, PublishConfig
@@ -31,6 +29,8 @@ from minimind.model.config import ModelConfig
 from minimind.model.transformer import Transformer
 from minimind.model.weights import save_model
 from minimind.stage import Stage, build
+from minimind.tokens.token_set import TOKENS, TokensConfig
+from minimind.tokens.tokenizer import TOKENIZER, Tokenizer, TokenizerConfig
 
 ATTACK = "</pre><script>alert('x')</script><img src=x onerror=alert(1)> | `tick` ``` \x1b[31m"
 PROMPTS = ("Who are you?", ATTACK)

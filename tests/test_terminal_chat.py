@@ -10,8 +10,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from minimind.data.chat import render_prompt
-from minimind.data.tokenizer import Tokenizer
 from minimind.errors import DataError
 from minimind.infer import chat as terminal
 from minimind.infer.chat import Conversation, Turn, chat, fit, read_terminal, split_reasoning
@@ -19,6 +17,8 @@ from minimind.infer.generate import Completion, LoadedModel, complete
 from minimind.infer.sampling import Sampling
 from minimind.model.config import ModelConfig
 from minimind.model.transformer import Transformer
+from minimind.tokens.chat import render_prompt
+from minimind.tokens.tokenizer import Tokenizer
 
 SAMPLING = Sampling(temperature=1, top_p=1, seed=1, max_tokens=12)
 

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimind.artifact import Artifact, Store
-from minimind.data.hf_tokenizer import FAST_FILE, write_hf_tokenizer
-from minimind.data.tokenizer import TOKENIZER, TOKENIZER_FILES, Tokenizer, TokenizerConfig
-from minimind.data.vocabulary import (
+from minimind.errors import ArtifactError, ConfigError, DataError, MissingError
+from minimind.stage import build
+from minimind.tokens.hf_tokenizer import FAST_FILE, write_hf_tokenizer
+from minimind.tokens.tokenizer import TOKENIZER, TOKENIZER_FILES, Tokenizer, TokenizerConfig
+from minimind.tokens.vocabulary import (
     FIRST_BYTE,
     FIRST_PIECE,
     IM_END,
@@ -25,8 +27,6 @@ from minimind.data.vocabulary import (
     sample_texts,
     train_pieces,
 )
-from minimind.errors import ArtifactError, ConfigError, DataError, MissingError
-from minimind.stage import build
 
 HARD_TEXTS = [
     "",
@@ -145,7 +145,7 @@ def test_half_a_character_is_an_error_that_says_where(tokenizer: Tokenizer) -> N
 
 
 def test_a_line_feed_ends_every_piece(tokenizer: Tokenizer) -> None:
-    """A header's ids do not depend on what follows only if no piece goes across; see minimind.data.chat."""
+    """A header's ids do not depend on what follows only if no piece goes across; see minimind.tokens.chat."""
     assert any(piece.endswith("\n") and len(piece) > 1 for piece in tokenizer.pieces()), "the case is empty"
     assert not [piece for piece in tokenizer.pieces() if "\n" in piece.rstrip("\n")]
     header = tokenizer.encode("assistant\n")

@@ -10,14 +10,14 @@ from conftest import SealCorpus, conversations, preferences
 from pydantic import ValidationError
 
 from minimind.artifact import Artifact, Store
-from minimind.data.chat import render
 from minimind.data.documents import RowKind
 from minimind.data.shards import read_rows
-from minimind.data.tokenizer import Tokenizer
-from minimind.data.tokens import TOKENS, TokensConfig, TokenSet, token_dtype
-from minimind.data.vocabulary import END_OF_TEXT
 from minimind.errors import ArtifactError, ConfigError, DataError, MissingError
 from minimind.stage import build
+from minimind.tokens.chat import render
+from minimind.tokens.token_set import TOKENS, TokensConfig, TokenSet, token_dtype
+from minimind.tokens.tokenizer import Tokenizer
+from minimind.tokens.vocabulary import END_OF_TEXT
 
 KINDS: tuple[RowKind, ...] = ("pretrain", "chat", "preference")
 

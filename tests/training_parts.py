@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minimind.data.batches import IGNORE, Batch
 from minimind.events import EVENTS_FILE, EventWriter, read_events
 from minimind.model.config import ModelConfig
 from minimind.model.transformer import Transformer
+from minimind.tokens.batches import IGNORE, Batch
 from minimind.train.config import TrainConfig
 from minimind.train.loop import Batches, Progress, Training
 from minimind.train.objectives import Objective

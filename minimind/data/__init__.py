@@ -1,1 +1,1 @@
-"""Rows, rules, shards, tokenizer, tokens and batches: everything before a tensor."""
+"""Rows: sources, rules, duplicates, reports, shards. Ids are `minimind.tokens`."""

@@ -6,12 +6,12 @@ whether an answer is true.
 
 from collections.abc import Sequence
 
-from minimind.data.chat import render_prompt
-from minimind.data.tokenizer import END_OF_TEXT, Tokenizer
 from minimind.evaluate.results import Answer
 from minimind.infer.generate import generate
 from minimind.infer.sampling import Sampling
 from minimind.model.transformer import Transformer
+from minimind.tokens.chat import render_prompt
+from minimind.tokens.tokenizer import END_OF_TEXT, Tokenizer
 
 GRAM = 4
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minimind.data.tokens import TokenSet
 from minimind.errors import DataError
 from minimind.evaluate.results import Interval, Score
 from minimind.evaluate.scoring import document_log_probs
 from minimind.model.transformer import Transformer
+from minimind.tokens.token_set import TokenSet
 
 
 def bits_per_byte(

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minimind.data.tokens import TokenSet
 from minimind.errors import DataError
 from minimind.evaluate.results import Interval, PreferenceScore, RewardScore
 from minimind.evaluate.scoring import LogProbs, document_log_probs
 from minimind.model.transformer import Transformer
+from minimind.tokens.token_set import TokenSet
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from minimind import runtime
 from minimind.artifact import Inputs, Summary
-from minimind.data.tokenizer import TOKENIZER_FILES
 from minimind.errors import ConfigError, MissingError
 from minimind.evaluate.card import REPORT_FILE, Report, read_report
 from minimind.evaluate.charts import FIGURES_DIR, draw_all
@@ -23,6 +22,7 @@ from minimind.evaluate.page import render_html, render_markdown, template_digest
 from minimind.evaluate.results import read_evaluation
 from minimind.model.weights import CONFIG_FILE, WEIGHTS_FILE
 from minimind.stage import Stage
+from minimind.tokens.tokenizer import TOKENIZER_FILES
 
 MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE, *TOKENIZER_FILES)
 FALLBACKS: tuple[ModelName, ...] = ("dpo", "lora", "sft", "pretrain")

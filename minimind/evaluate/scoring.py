@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minimind.data.tokens import TokenSet
 from minimind.errors import DataError
 from minimind.model.cross_entropy import label_log_probs
 from minimind.model.transformer import Transformer
+from minimind.tokens.token_set import TokenSet
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import numpy as np
 from minimind import runtime
 from minimind.artifact import Artifact, Inputs, Summary
 from minimind.data.shards import read_batches
-from minimind.data.tokens import TokenSet
 from minimind.errors import ConfigError, DataError
 from minimind.evaluate.answers import answer_prompts
 from minimind.evaluate.baseline import fit_ngram, xz_bits_per_byte
@@ -34,6 +33,7 @@ from minimind.infer.generate import load
 from minimind.model.config import count_parameters
 from minimind.model.weights import load_config
 from minimind.stage import Stage
+from minimind.tokens.token_set import TokenSet
 
 DEFAULT_CONTEXT = 512
 """For a pretrained model whose manifest does not say the length it was trained with."""

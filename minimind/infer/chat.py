@@ -22,10 +22,10 @@ from rich.segment import Segment, Segments
 
 from minimind import runtime
 from minimind.config import nearest
-from minimind.data.chat import render_prompt
 from minimind.errors import DataError
 from minimind.infer.generate import LoadedModel, stream_text
 from minimind.infer.sampling import Sampling
+from minimind.tokens.chat import render_prompt
 
 ReadLine = Callable[[str], str]
 """Given the prompt to show, the next line of the user; EOFError at the end, KeyboardInterrupt at Ctrl-C."""

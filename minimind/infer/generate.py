@@ -23,8 +23,6 @@ from torch import Tensor
 
 from minimind import runtime
 from minimind.artifact import MANIFEST_FILE, open_artifact
-from minimind.data.chat import render_prompt
-from minimind.data.tokenizer import END_OF_TEXT, IM_END, IM_START, SPECIAL_TOKENS, Tokenizer
 from minimind.errors import ArtifactError, DataError
 from minimind.infer.sampling import Sampler, Sampling
 from minimind.model.attention import KeyValueCache
@@ -32,6 +30,8 @@ from minimind.model.config import ModelConfig
 from minimind.model.transformer import Transformer
 from minimind.model.weights import load_model
 from minimind.runtime import Precision
+from minimind.tokens.chat import render_prompt
+from minimind.tokens.tokenizer import END_OF_TEXT, IM_END, IM_START, SPECIAL_TOKENS, Tokenizer
 
 FinishReason = Literal["stop", "length"]
 

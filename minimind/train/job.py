@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from minimind import fingerprint, runtime
-from minimind.data.batches import PairBatches, RowBatches
-from minimind.data.tokenizer import Tokenizer
-from minimind.data.tokens import TokenSet
 from minimind.errors import ConfigError, DataError
 from minimind.events import EVENTS_FILE, EventWriter
 from minimind.model.config import count_parameters
 from minimind.model.lora import apply_lora
 from minimind.model.transformer import Transformer
 from minimind.model.weights import load_model
+from minimind.tokens.batches import PairBatches, RowBatches
+from minimind.tokens.token_set import TokenSet
+from minimind.tokens.tokenizer import Tokenizer
 from minimind.train import objectives
 from minimind.train.checkpoint import (
     CHECKPOINTS_DIR,

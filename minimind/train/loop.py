@@ -20,10 +20,10 @@ from typing import Protocol
 import torch
 from torch.optim import Optimizer
 
-from minimind.data.batches import Batch
 from minimind.errors import StageError
 from minimind.events import EventWriter
 from minimind.model.transformer import Transformer
+from minimind.tokens.batches import Batch
 from minimind.train.config import TrainConfig
 from minimind.train.objectives import Objective, Sums, Tensors
 from minimind.train.optimizer import LossScale, learning_rate, set_learning_rate

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from minimind.data.batches import IGNORE, Batch
 from minimind.model.cross_entropy import label_log_probs, linear_cross_entropy
 from minimind.model.transformer import Transformer
+from minimind.tokens.batches import IGNORE, Batch
 
 Sums = dict[str, Tensor]
 """Name → scalar sum over the units of a batch. `loss` is among them; the rest is for people."""

@@ -13,12 +13,12 @@ from safetensors.torch import save
 
 from minimind import runtime
 from minimind.artifact import Summary
-from minimind.data.tokenizer import Tokenizer
-from minimind.data.tokens import TokensInfo
 from minimind.model.config import count_parameters
 from minimind.model.lora import lora_state, merge_lora
 from minimind.model.transformer import Transformer
 from minimind.model.weights import save_model
+from minimind.tokens.token_set import TokensInfo
+from minimind.tokens.tokenizer import Tokenizer
 from minimind.train import throughput
 from minimind.train.checkpoint import CHECKPOINTS_DIR
 from minimind.train.config import LoraConfig, TrainRun

@@ -7,9 +7,9 @@ Not here: what a rank does (`job.py`) and how ranks are started and stopped (`la
 from pathlib import Path
 
 from minimind.artifact import Inputs, Summary
-from minimind.data.tokens import TokenSet
 from minimind.errors import ConfigError
 from minimind.stage import Stage
+from minimind.tokens.token_set import TokenSet
 from minimind.train.config import (
     DistillConfig,
     DpoConfig,

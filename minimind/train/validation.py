@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from minimind.data.batches import Batch
 from minimind.model.transformer import Transformer
+from minimind.tokens.batches import Batch
 from minimind.train.loop import Batches, Figures
 from minimind.train.objectives import Objective, Sums, Tensors, bits_per_byte
 from minimind.train.parallel import Ranks

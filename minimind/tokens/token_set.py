@@ -13,7 +13,7 @@ Per split (`train/`, `val/`), little-endian:
 A pretraining document is END_OF_TEXT and the text; a chat document the rendered conversation; a pair
 is two documents, chosen then rejected, of which only the last turn is learnt (the rest is the same).
 Nothing is cut. A chat or pair of more than `max_tokens` is left out whole and written down in
-`dropped/dropped.jsonl`; pretraining documents of any length stay (`minimind.data.packing` splits them).
+`dropped/dropped.jsonl`; pretraining documents of any length stay (`minimind.tokens.packing` splits them).
 
 Opening checks every size, not every byte: that the bytes are those written, and so every id below the
 vocabulary's size, is for the artifact's sha256 sums to prove.
@@ -33,16 +33,16 @@ from pydantic import Field, ValidationError, model_validator
 
 from minimind.artifact import Inputs, Summary
 from minimind.config import Config
-from minimind.data.chat import render_batch
 from minimind.data.documents import CONTENT, SCHEMAS, RowKind
 from minimind.data.dropped import DropLog
 from minimind.data.shards import count_rows, read_batches
-from minimind.data.tokenizer import Tokenizer
-from minimind.data.vocabulary import END_OF_TEXT
 from minimind.errors import ArtifactError, ConfigError, DataError, MissingError
 from minimind.events import EVENTS_FILE, EventWriter
 from minimind.runtime import write_json
 from minimind.stage import Stage
+from minimind.tokens.chat import render_batch
+from minimind.tokens.tokenizer import Tokenizer
+from minimind.tokens.vocabulary import END_OF_TEXT
 
 SPLITS = ("train", "val")
 INFO_FILE = "tokens.json"

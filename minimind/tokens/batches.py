@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minimind.data.packing import plan_rows
-from minimind.data.tokens import TokenSet
-from minimind.data.vocabulary import END_OF_TEXT
 from minimind.errors import ConfigError, DataError
+from minimind.tokens.packing import plan_rows
+from minimind.tokens.token_set import TokenSet
+from minimind.tokens.vocabulary import END_OF_TEXT
 
 IGNORE = -100
 """The label of a position that is not learnt; what PyTorch's losses skip."""

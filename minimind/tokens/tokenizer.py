@@ -1,13 +1,13 @@
 """The tokenizer: text to ids and back without loss, and the stage that trains it.
 
 `decode(encode(text)) == text` for every text that is valid Unicode. Encoding never gives a special
-token: a text that spells one out stays text, and `minimind.data.chat` puts the real ones in by id.
+token: a text that spells one out stays text, and `minimind.tokens.chat` puts the real ones in by id.
 sentencepiece does the work but for the one character it cannot tell from a blank, U+2581, at which
 texts are cut and which is written as its three bytes.
 Threads are not used: one process per shard scales, sentencepiece's `num_threads` does not.
 
-The stage writes `tokenizer.model`, its Hugging Face twin (`minimind.data.hf_tokenizer`) and
-`report.json`. Not here: what the pieces are (`minimind.data.vocabulary`).
+The stage writes `tokenizer.model`, its Hugging Face twin (`minimind.tokens.hf_tokenizer`) and
+`report.json`. Not here: what the pieces are (`minimind.tokens.vocabulary`).
 """
 
 import shutil
@@ -20,9 +20,13 @@ from pydantic import Field
 
 from minimind.artifact import Inputs, Summary
 from minimind.config import Config
-from minimind.data.hf_tokenizer import CONFIG_FILE, FAST_FILE, write_hf_tokenizer
 from minimind.data.shards import count_rows
-from minimind.data.vocabulary import (
+from minimind.errors import ArtifactError, DataError, MissingError
+from minimind.events import EVENTS_FILE, EventWriter
+from minimind.runtime import write_json
+from minimind.stage import Stage
+from minimind.tokens.hf_tokenizer import CONFIG_FILE, FAST_FILE, write_hf_tokenizer
+from minimind.tokens.vocabulary import (
     END_OF_TEXT,
     FIRST_BYTE,
     FIRST_PIECE,
@@ -36,10 +40,6 @@ from minimind.data.vocabulary import (
     train_pieces,
     training_blocks,
 )
-from minimind.errors import ArtifactError, DataError, MissingError
-from minimind.events import EVENTS_FILE, EventWriter
-from minimind.runtime import write_json
-from minimind.stage import Stage
 
 __all__ = [
     "END_OF_TEXT",

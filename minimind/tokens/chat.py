@@ -11,7 +11,7 @@
   with `<tool_response>\\n…\\n</tool_response>`.
 - Tools are listed in the system turn, which is made where the row has none.
 - A content loses line feeds at its start. They say nothing, and without them no piece of the vocabulary
-  reaches across a turn's header (`minimind.data.vocabulary`), so the header's ids are the same in training
+  reaches across a turn's header (`minimind.tokens.vocabulary`), so the header's ids are the same in training
   and in a prompt, and for tokenizers that encode header and content in one go.
 
 `CHAT_TEMPLATE` gives the same ids through transformers, except where a text spells out a special
@@ -23,7 +23,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from minimind.data.vocabulary import (
+from minimind.errors import DataError
+from minimind.tokens.vocabulary import (
     IM_END,
     IM_START,
     THINK,
@@ -33,10 +34,9 @@ from minimind.data.vocabulary import (
     TOOL_RESPONSE,
     TOOL_RESPONSE_END,
 )
-from minimind.errors import DataError
 
 if TYPE_CHECKING:
-    from minimind.data.tokenizer import Tokenizer
+    from minimind.tokens.tokenizer import Tokenizer
 
 Message = Mapping[str, str | None]
 """role, content, and where wanted reasoning_content, tools, tool_calls (the last two as JSON)."""

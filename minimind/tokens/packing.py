@@ -6,7 +6,7 @@ cuts 43 % of them. Same lengths, same plan.
 
 A document longer than a row is cut into pieces that are one row long, and a rest: piece k + 1 starts at the
 id where the inputs of piece k stop, which is piece k's last label, so every label is learnt once.
-Cost: about a second and 100 MB for a million documents. Not here: reading ids (`minimind.data.batches`).
+Cost: about a second and 100 MB for a million documents. Not here: reading ids (`minimind.tokens.batches`).
 """
 
 from dataclasses import dataclass

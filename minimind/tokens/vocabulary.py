@@ -8,14 +8,14 @@ What is set here and why:
 - Nothing is normalised, stripped or prefixed, so every text can be had back to the byte.
 - A line feed ends a piece or stands among line feeds, never before anything else. So a chat turn's header,
   `assistant\\n`, has the same ids whatever text follows; costs 0.2 % of the tokens (1.5 % if no two line
-  feeds may join). The reason is in `minimind.data.chat`.
+  feeds may join). The reason is in `minimind.tokens.chat`.
 - Numbers are cut into digits (`split_digits`): a number then always reads the same way, digit by digit,
   and rare numbers take no room in a small vocabulary; costs 1 % of the tokens on documentation.
 - Characters: see `choose_coverage`.
 
 Documents are fed whole, but in blocks of `BLOCK_CHARACTERS`: sentencepiece keeps positions inside a run
 without blanks in 16 bits and drops a sentence above its length limit silently.
-Not here: the tokenizer that uses the pieces (`minimind.data.tokenizer`).
+Not here: the tokenizer that uses the pieces (`minimind.tokens.tokenizer`).
 """
 
 import io

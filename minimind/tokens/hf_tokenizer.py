@@ -18,8 +18,9 @@ It is not made the default, for then the chat template could not be tokenized.
 
 from pathlib import Path
 
-from minimind.data.chat import CHAT_TEMPLATE
-from minimind.data.vocabulary import (
+from minimind.runtime import write_json
+from minimind.tokens.chat import CHAT_TEMPLATE
+from minimind.tokens.vocabulary import (
     END_OF_TEXT,
     FIRST_PIECE,
     IM_END,
@@ -27,7 +28,6 @@ from minimind.data.vocabulary import (
     SPECIAL_TOKENS,
     UNKNOWN_TOKEN,
 )
-from minimind.runtime import write_json
 
 FAST_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
