@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from minimind.cli.shared import AsJson, console
 from minimind.events import EVENTS_FILE, read_events
 
 app = typer.Typer(
@@ -19,7 +20,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Check and clean rows, and see what became of each of them.",
 )
-console = Console()
 
 Kind = Literal["pretrain", "chat", "preference", "prompt"]
 Paths = Annotated[
@@ -34,7 +34,6 @@ ShapeOption = Annotated[
     Literal["minimind", "alpaca", "sharegpt", "messages"], typer.Option(help="How the rows are written.")
 ]
 Workers = Annotated[int, typer.Option(min=0, help="Processes; 0 takes one for each core where that pays.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 @app.command()
