@@ -71,6 +71,7 @@ def test_missing_file_is_named(tmp_path: Path):
         ('[[source]]\nname = "a"\nrows = "pretrain"\npaht = "x"\n', "unknown key `source.0.paht`.*`path`"),
         ('[[source]]\nname = "a"\nrows = "pretrain"\n', "needs `path`"),
         ('[[source]]\nname = "a"\nrows = "chat"\nkind = "hub"\n', "needs `dataset`"),
+        ('[[source]]\nname = "a"\nrows = "prompt"\nkind = "pydocs"\n', "pydocs has no prompts"),
         ('[[source]]\nname = "a"\nrows = "chat"\npath = "x"\nas_text = true\n', "as_text"),
         (
             '[[source]]\nname = "a"\nrows = "chat"\npath = "x"\nkeys = {text = "t"}\n',

@@ -24,7 +24,7 @@ from minimind.model.weights import load_config
 CURVE_POINTS = 300
 """What a picture of this width can show."""
 STAGE_ORDER = ("ingest", "clean", "shard", "tokenizer", "tokens", *MODEL_NAMES, "evaluate")
-KIND_ORDER = ("pretrain", "chat", "preference")
+KIND_ORDER = ("pretrain", "chat", "preference", "prompt")
 
 
 class _DroppedRow(msgspec.Struct):
