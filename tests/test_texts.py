@@ -1,5 +1,7 @@
 """A batch of texts: its characters end to end, and the tables that say what each of them is."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from minimind.data.rules.characters import (
     CharClass,
     c1_controls,
+    categories,
     class_table,
     first_kinds,
     frequent_han,
@@ -62,6 +65,14 @@ def test_every_kind_belongs_to_one_class():
     owners = np.searchsorted(first_kinds(), kind_table(), side="right") - 1
     assert np.array_equal(owners, class_table())
     assert int(kind_table().max()) < KINDS
+
+
+def test_tables_agree_with_what_unicode_says_of_each_character():
+    """Blocks whose category is settled are not asked for one by one, and names only where Latin letters are."""
+    asked = "".join(map(unicodedata.category, map(chr, range(0x30000))))
+    assert categories().tobytes().decode() == asked
+    latin = {code for code in range(0xC0, 0x1F00) if unicodedata.name(chr(code), "").startswith("LATIN")}
+    assert set(np.flatnonzero(class_table() == CharClass.LATIN).tolist()) == latin
 
 
 @pytest.mark.parametrize(

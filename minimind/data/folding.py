@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from minimind.data.rules.characters import categories
 from minimind.data.rules.texts import HIDDEN_RANGES, Texts
 
 BLOCK = 1 << 16
@@ -91,12 +92,12 @@ def _fold_block(texts: Texts, first: int, last: int) -> tuple[npt.NDArray[np.uin
         offsets = composed.offsets
         codes = fold_table().take(composed.codes, mode="clip") & np.uint32(_CLOSER - 1)
     if len(codes) and codes.min() == _GONE:
-        codes, offsets = _without(codes, offsets, codes == _GONE)
+        codes, offsets = _without(codes, offsets, np.flatnonzero(codes == _GONE))
     codes, offsets = _without(codes, offsets, _needless_spaces(codes, offsets))
     return codes, offsets[1:]
 
 
-def _needless_spaces(codes: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def _needless_spaces(codes: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Where a space follows another, or stands at the beginning or the end of its text."""
     space = codes == _SPACE
     needless = np.zeros(len(codes), np.bool_)
@@ -105,21 +106,25 @@ def _needless_spaces(codes: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int6
     firsts, lasts = offsets[:-1][filled], offsets[1:][filled] - 1
     needless[firsts] |= space[firsts]
     needless[lasts] |= space[lasts]
-    runs = lasts[space[lasts] & space[np.maximum(lasts - 1, 0)]]
-    if len(runs):  # of a run that ends a text its first space is still there
-        starts = np.flatnonzero(space & ~np.concatenate(([False], space[:-1])))
-        needless[starts[np.searchsorted(starts, runs, "right") - 1]] = True
-    return needless
+    found = np.flatnonzero(needless)
+    ends = lasts[space[lasts] & space[np.maximum(lasts - 1, 0)]]
+    if len(ends):  # of a run that ends a text its first space is still there
+        runs = found - np.arange(len(found))  # the same number for neighbours
+        before = found[np.searchsorted(runs, runs[np.searchsorted(found, ends)])] - 1
+        needless[before] |= space[before]
+        found = np.flatnonzero(needless)
+    return found
 
 
 def _without(
-    codes: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], needless: npt.NDArray[np.bool_]
+    codes: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], needless: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
-    """The other codes, and the offsets moved accordingly."""
-    left_out = np.flatnonzero(needless)
-    if not len(left_out):
+    """The codes but for those at some places, and the offsets moved accordingly."""
+    if not len(needless):
         return codes, offsets
-    return codes[~needless], offsets - np.searchsorted(left_out, offsets)
+    needed = np.ones(len(codes), np.bool_)
+    needed[needless] = False
+    return codes[needed], offsets - np.searchsorted(needless, offsets)
 
 
 def _compose(codes: npt.NDArray[np.uint32]) -> str:
@@ -141,8 +146,20 @@ def fold_table() -> npt.NDArray[np.uint32]:
 @cache
 def _foldable() -> tuple[int, ...]:
     """The code points worth asking Python about, ten thousand: the others fold to themselves."""
-    codes = [code for first, last in _LOOKED_AT for code in range(first, last + 1)]
-    return tuple(code for code in codes if _may_fold(chr(code)))
+    looked_at = np.zeros(0x110000, np.bool_)
+    for first, last in _LOOKED_AT:
+        looked_at[first : last + 1] = True
+    folds = np.zeros(0x110000, np.bool_)
+    folds[[*_unseen(), *_TYPED]] = True
+    major, minor = categories().T
+    assigned = (major != ord("C")) | (minor != ord("n"))
+    always = (major == ord("M")) | (major == ord("C")) | (major == ord("Z"))
+    always[0x1160:0x1200] = True  # jamo
+    folds[: len(major)] |= always & assigned
+    for code in np.flatnonzero(assigned & looked_at[: len(major)] & ~folds[: len(major)]).tolist():
+        char = chr(code)
+        folds[code] = char.casefold() != char or bool(unicodedata.decomposition(char))
+    return tuple(np.flatnonzero(folds & looked_at).tolist())
 
 
 _LOOKED_AT = (
@@ -155,23 +172,14 @@ _LOOKED_AT = (
     (0x2F800, 0x2FFFF),
     (0xE0000, 0xE0FFF),
 )
-"""All but Han, Yi, Hangul syllables, surrogates, private use, Tangut and the unassigned planes."""
+"""All but Han, Yi, Hangul syllables, surrogates, private use, Tangut and the unassigned planes; of the last range
+only what is unseen."""
 _UNSEEN_RANGES = (*HIDDEN_RANGES, (0xFE00, 0xFE0F), (0xE0100, 0xE01EF))
 """Variation selectors say how a character is drawn."""
 
 
 _TYPED = str.maketrans(dict.fromkeys("‘’‚‛", "'") | dict.fromkeys("“”„‟", '"') | dict.fromkeys("‐‑‒–—―", "-"))
 """What a keyboard has for quotes and dashes."""
-
-
-def _may_fold(char: str) -> bool:
-    category = unicodedata.category(char)
-    if ord(char) in _unseen() or ord(char) in _TYPED:
-        return True
-    if category == "Cn":
-        return False
-    jamo = 0x1160 <= ord(char) <= 0x11FF
-    return jamo or category[0] in "MCZ" or char.casefold() != char or bool(unicodedata.decomposition(char))
 
 
 @cache
@@ -185,9 +193,9 @@ def _fold_code(code: int) -> int:
         return _SPACE
     if code in _unseen() or unicodedata.category(char) in ("Cf", "Cc"):
         return _GONE
-    if _stays(char):
-        return code
     form = unicodedata.normalize("NFKC", char)
+    if _stays(char, form):
+        return code
     if len(form) > 1 or unicodedata.category(form)[0] == "M" or 0x1160 <= ord(form) <= 0x11FF:
         return code | _CLOSER  # several letters, or a mark or jamo that may join the character before it
     return ord(_lower(form).translate(_TYPED))
@@ -202,9 +210,8 @@ def _lower(char: str) -> str:
     return char
 
 
-def _stays(char: str) -> bool:
+def _stays(char: str, form: str) -> bool:
     """Characters whose compatibility form is further from what is meant: … ‥, ´ and its kin, single jamo."""
-    form = unicodedata.normalize("NFKC", char)
     jamo = len(form) == 1 and form != char and 0x1100 <= ord(form) <= 0x11FF
     return char in "…‥" or jamo or (len(form) > 1 and form[0] == " ")
 
@@ -212,4 +219,6 @@ def _stays(char: str) -> bool:
 @cache
 def _kept() -> re.Pattern[str]:
     """One of the characters that stay; as a group, so that `split` gives it too."""
-    return re.compile("([" + "".join(chr(code) for code in _foldable() if _stays(chr(code))) + "])")
+    table = fold_table()
+    same = [chr(code) for code in _foldable() if table[code] == code]
+    return re.compile("([" + "".join(char for char in same if _stays(char, unicodedata.normalize("NFKC", char))) + "])")

@@ -83,17 +83,17 @@ HIDDEN_RANGES = (
 def class_table() -> npt.NDArray[np.uint8]:
     """CharClass by code point, for all 0x110000 of them."""
     table = np.full(0x110000, CharClass.PRIVATE, np.uint8)
-    for code in range(0x30000):
-        category = unicodedata.category(chr(code))
-        table[code] = CharClass.OTHER if category == "Cf" else _BY_CATEGORY.get(category[0], CharClass.PRIVATE)
+    letters, details = categories().T
+    by_letter = np.full(0x80, CharClass.PRIVATE, np.uint8)
+    by_letter[[ord(letter) for letter in _BY_CATEGORY]] = list(_BY_CATEGORY.values())
+    table[:_ASSIGNED] = by_letter[letters]
+    table[:_ASSIGNED][(letters == ord("C")) & (details == ord("f"))] = CharClass.OTHER
     table[0xE0100:0xE01F0] = CharClass.OTHER  # variation selectors
     for first, last, kind in _RANGES:
         part = table[first : last + 1]
         part[part != CharClass.PRIVATE] = kind
-    digits = [code for code in range(0x30000) if unicodedata.category(chr(code)) == "Nd"]
-    table[digits] = CharClass.DIGIT
-    latin = [c for c in range(0xC0, 0x1F00) if unicodedata.name(chr(c), "").startswith("LATIN")]
-    table[latin] = CharClass.LATIN
+    table[:_ASSIGNED][(letters == ord("N")) & (details == ord("d"))] = CharClass.DIGIT
+    table[[c for c in _MAYBE_LATIN if unicodedata.name(chr(c), "").startswith("LATIN")]] = CharClass.LATIN
     table[_everyday_han()] = CharClass.HAN
     table[[0x20, 0x09, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000]] = CharClass.SPACE
     for first, last in HIDDEN_RANGES:
@@ -104,6 +104,29 @@ def class_table() -> npt.NDArray[np.uint8]:
     return table
 
 
+@cache
+def categories() -> npt.NDArray[np.uint8]:
+    """Unicode's general category of each code point of the first three planes: two letters, (0x30000, 2)."""
+    found = np.empty((_ASSIGNED, 2), np.uint8)
+    done = 0
+    for first, last in (*_SETTLED, (_ASSIGNED, _ASSIGNED)):
+        asked = "".join(map(unicodedata.category, map(chr, range(done, first))))
+        found[done:first] = np.frombuffer(asked.encode(), np.uint8).reshape(-1, 2)
+        found[first : last + 1] = np.frombuffer(unicodedata.category(chr(first)).encode(), np.uint8)
+        done = last + 1
+    return found
+
+
+_SETTLED = (
+    (0x3400, 0x4DB5),
+    (0x4E00, 0x9FA5),
+    (0xAC00, 0xD7A3),
+    (0x20000, 0x2A6D6),
+)
+"""Han and Hangul syllables: of one category each in every version of Unicode since 3.1."""
+_ASSIGNED = 0x30000
+"""Behind it rare Han, tags and private use: nothing a rule needs to know apart."""
+_MAYBE_LATIN = (*range(0xC0, 0x300), *range(0x1D00, 0x1F00))
 _BY_CATEGORY = {
     "L": CharClass.LETTER,
     "M": CharClass.OTHER,
@@ -206,8 +229,19 @@ def rare_hangul() -> slice:
 @cache
 def kind_table() -> npt.NDArray[np.uint8]:
     """Kind by code point, for all 0x110000 of them."""
-    classes, codes = class_table(), np.arange(0x110000)
-    sizes = np.array([_KINDS.get(kind, 1) for kind in CharClass])
+    classes = class_table()
+    table = first_kinds().astype(np.uint8).take(classes)
+    table[_ASSIGNED:][classes[_ASSIGNED:] == CharClass.HIDDEN] += 1
+    table[0xE0100:0xE01F0] += (np.arange(0xE0100, 0xE01F0) % _KINDS[CharClass.OTHER]).astype(np.uint8)
+    table[:_ASSIGNED] += _within(classes[:_ASSIGNED]).astype(np.uint8)
+    table.setflags(write=False)
+    return table
+
+
+def _within(classes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """Which of the kinds of its class each code point is, from 0 on."""
+    codes = np.arange(len(classes), dtype=np.uint32)
+    sizes = np.array([_KINDS.get(kind, 1) for kind in CharClass], np.uint32)
     within = codes % sizes[classes]  # of Cyrillic: U+0410 and U+0430 are 32 apart, so capital and small are one kind
     for kind in (CharClass.DIGIT, CharClass.LOWER, CharClass.UPPER, CharClass.PUNCTUATION):
         members = np.flatnonzero(classes == kind)
@@ -216,16 +250,15 @@ def kind_table() -> npt.NDArray[np.uint8]:
     within[0x80:0xA0] = 0
     _divide(within, classes == CharClass.HAN, _codes(_FREQUENT_HAN), 8)
     _divide(within, classes == CharClass.RARE_HAN, _misread(), 1)
-    rare = np.setdiff1d(codes[0xAC00:0xD7A4], _codes(_decoded("euc_kr", range(0xB0, 0xC9))))
     within[classes == CharClass.HANGUL] %= 8
-    within[rare] = 8 + rare % 2
-    table = (first_kinds()[classes] + within).astype(np.uint8)
-    table.setflags(write=False)
-    return table
+    is_rare = (codes >= 0xAC00) & (codes < 0xD7A4)
+    is_rare[_codes(_decoded("euc_kr", range(0xB0, 0xC9)))] = False
+    within[is_rare] = 8 + codes[is_rare] % 2
+    return within
 
 
 def _divide(
-    within: npt.NDArray[np.int64], members: npt.NDArray[np.bool_], chosen: npt.NDArray[np.int64], kinds: int
+    within: npt.NDArray[np.uint32], members: npt.NDArray[np.bool_], chosen: npt.NDArray[np.int64], kinds: int
 ) -> None:
     """Give the first `kinds` kinds of a class to the chosen characters and the others to the others."""
     codes = np.flatnonzero(members)
@@ -246,9 +279,9 @@ def _misread() -> npt.NDArray[np.int64]:
 
 
 def _decoded(codec: str, rows: range) -> str:
-    """All characters of two bytes that a codec has in these rows."""
+    """All characters of two bytes that a codec has in these rows, and what is left of others: ASCII."""
     cells = [*range(0x40, 0x7F), *range(0xA1, 0xFF)]
-    return "".join(bytes((row, cell)).decode(codec, "ignore") for row in rows for cell in cells)
+    return b"\n".join(bytes((row, cell)) for row in rows for cell in cells).decode(codec, "ignore")
 
 
 _FREQUENT_HAN = (

@@ -68,41 +68,45 @@ def _unassigned(texts: Texts, visible: npt.NDArray[np.int64]) -> dict[int, Dropp
 
 def _random_han(texts: Texts, visible: npt.NDArray[np.int64]) -> dict[int, Dropped]:
     """Texts whose Han are as frequent and as rare as characters by chance, not as in prose or poetry."""
-    frequent = texts.histogram[:, frequent_han()].sum(axis=1)
     everyday, rare = texts.count(CharClass.HAN), texts.count(CharClass.RARE_HAN)
-    seen = np.stack((frequent, everyday - frequent, rare), axis=1)
+    mostly_han = np.flatnonzero(everyday + rare > MOST * visible)
+    frequent = texts.histogram[mostly_han, frequent_han()].sum(axis=1)
+    seen = np.stack((frequent, everyday[mostly_han] - frequent, rare[mostly_han]), axis=1)
     bits = seen @ np.log2(np.array(_HAN_RANDOM) / np.array(_HAN_NATURAL)).T
     likely = (bits > np.array(_HAN_BITS)) & (bits > _HAN_BITS_EACH * seen.sum(axis=1)[:, None])
-    mostly_han = seen.sum(axis=1) > MOST * visible
-    mostly_han &= texts.histogram[:, kinds_of(CharClass.HAN)].max(axis=1) < MOST * visible  # 哈哈哈 is repetition
-    return {
-        i: Dropped("random_han", f"of {seen[i].sum()} Han {frequent[i]} are frequent and {rare[i]} rare")
-        for i in np.flatnonzero(likely.any(axis=1) & mostly_han).tolist()
-    }
+    found: dict[int, Dropped] = {}
+    for at in np.flatnonzero(likely.any(axis=1)).tolist():
+        i = int(mostly_han[at])
+        if texts.histogram[i, kinds_of(CharClass.HAN)].max() < MOST * visible[i]:  # 哈哈哈 is repetition
+            said = f"of {seen[at].sum()} Han {frequent[at]} are frequent and {rare[i]} rare"
+            found[i] = Dropped("random_han", said)
+    return found
 
 
 def _hex(texts: Texts, visible: npt.NDArray[np.int64]) -> dict[int, Dropped]:
     """Bytes written as hexadecimal numbers and nothing else: no letter but a-f (and the x of 0x), many digits."""
-    letters = _latin(texts)
-    a_to_f, digits = letters[:, :6].sum(axis=1), texts.count(CharClass.DIGIT)
-    others = letters.sum(axis=1) - a_to_f - letters[:, ord("x") - ord("a")]
-    written = a_to_f + digits
-    hits = (written >= 64) & (others <= 0.05 * written) & (written > 0.6 * visible)
-    hits &= (a_to_f > 0.15 * written) & (a_to_f < 0.6 * written)  # of random ones 37 % are letters; in tables 0
-    return {
-        i: Dropped("hex_dump", f"{written[i] / visible[i]:.0%} are hexadecimal digits")
-        for i in np.flatnonzero(hits).tolist()
-    }
+    found: dict[int, Dropped] = {}
+    digits = texts.count(CharClass.DIGIT)
+    for i in np.flatnonzero((digits > 24) & (digits > 0.23 * visible)).tolist():  # what the conditions below imply
+        letters = _latin(texts, i)
+        a_to_f = letters[:6].sum()
+        others = letters.sum() - a_to_f - letters[ord("x") - ord("a")]
+        written = a_to_f + digits[i]
+        if written < 64 or others > 0.05 * written or written <= 0.6 * visible[i]:
+            continue
+        if 0.15 * written < a_to_f < 0.6 * written:  # of random ones 37 % are letters; in tables 0
+            found[i] = Dropped("hex_dump", f"{written / visible[i]:.0%} are hexadecimal digits")
+    return found
 
 
 def _symbols(texts: Texts, visible: npt.NDArray[np.int64]) -> dict[int, Dropped]:
     """ASCII symbols without order. Drawings and tables are made of a few, and of many side by side."""
-    kinds = texts.histogram[:, kinds_of(CharClass.PUNCTUATION)]
-    symbols = kinds.sum(axis=1) + texts.count(CharClass.LESS_THAN, CharClass.AT, CharClass.LATIN1)
-    shares = kinds / np.maximum(1, symbols)[:, None]
-    hits = (symbols >= 40) & (symbols > 0.8 * visible) & (shares.max(axis=1) < 0.25) & ((kinds > 0).sum(axis=1) >= 8)
     found: dict[int, Dropped] = {}
-    for i in np.flatnonzero(hits).tolist():
+    symbols = texts.count(CharClass.PUNCTUATION, CharClass.LESS_THAN, CharClass.AT, CharClass.LATIN1)
+    for i in np.flatnonzero((symbols >= 40) & (symbols > 0.8 * visible)).tolist():
+        kinds = texts.histogram[i, kinds_of(CharClass.PUNCTUATION)]
+        if (kinds / symbols[i]).max() >= 0.25 or np.count_nonzero(kinds) < 8:
+            continue
         codes = texts.codes[texts.offsets[i] : texts.offsets[i + 1]]
         if np.mean(codes[1:] == codes[:-1]) < 0.15:  # 0.03 to 0.1 by chance; a third in shaded drawings
             found[i] = Dropped("symbol_soup", f"{symbols[i] / visible[i]:.0%} are symbols in no order")
@@ -111,13 +115,12 @@ def _symbols(texts: Texts, visible: npt.NDArray[np.int64]) -> dict[int, Dropped]
 
 def _random_letters(texts: Texts, visible: npt.NDArray[np.int64]) -> dict[int, Dropped]:
     """Texts whose Latin letters stand together as by chance: keys, base64, random words."""
-    letters = _latin(texts)
-    latin = letters.sum(axis=1)
-    others = texts.count(*_OTHER_LETTERS)
-    mostly_latin = (latin > MOST * (latin + others)) & (latin + texts.count(CharClass.DIGIT) > MOST * visible)
-    odd = letters @ np.array(_LETTER_BITS) < _SUSPICIOUS_BITS * latin
+    latin, others = texts.count(CharClass.LOWER, CharClass.UPPER), texts.count(*_OTHER_LETTERS)
+    is_latin = (latin > MOST * (latin + others)) & (latin + texts.count(CharClass.DIGIT) > MOST * visible)
+    mostly_latin = np.flatnonzero(is_latin & (latin > LEAST_PAIRS))
+    odd = _latin(texts, mostly_latin) @ np.array(_LETTER_BITS) < _SUSPICIOUS_BITS * latin[mostly_latin]
     found: dict[int, Dropped] = {}
-    for i in np.flatnonzero(odd & mostly_latin & (latin > LEAST_PAIRS)).tolist():
+    for i in mostly_latin[odd].tolist():
         share, pairs = random_share(texts.texts[i])
         if share > MOST and pairs > MOST * (pairs + others[i]):  # addresses are not in `pairs`
             found[i] = Dropped("random_letters", f"{share:.0%} of {pairs} pairs of letters stand together as by chance")
@@ -130,9 +133,13 @@ def random_share(text: str) -> tuple[float, int]:
     It must be so of the text and of its different words: few names of registers do not decide on pages of
     assembler, nor the larger vocabulary of random words on the prose beside them.
     """
-    text = _ADDRESS.sub(" ", text.lower())
+    text = text.lower()
+    if "http" in text:
+        text = _ADDRESS.sub(" ", text)
     if not text.isascii():
-        text = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
+        text = unicodedata.normalize("NFKD", text)
+        for mark in filter(unicodedata.combining, set(text)):
+            text = text.replace(mark, "")
     words = _WORD.findall(text)
     share, pairs = _share_of_words(words)
     if share > MOST:
@@ -142,7 +149,7 @@ def random_share(text: str) -> tuple[float, int]:
 
 def _share_of_words(words: Iterable[str]) -> tuple[float, int]:
     symbols = _symbol_table()[np.frombuffer(" ".join(words).encode(), np.uint8)]
-    scores = _pair_bits()[symbols[:-1], symbols[1:]]
+    scores = _pair_bits().take(symbols[:-1] * np.uint16(_SYMBOLS) + symbols[1:])
     scores = scores[~np.isnan(scores)]
     if len(scores) < LEAST_PAIRS:
         return 0.0, len(scores)
@@ -172,9 +179,9 @@ def _evenness(codes: npt.NDArray[np.uint32]) -> float:
     return float((counts * (counts - 1)).sum() / (total * (total - 1)) * len(counts))
 
 
-def _latin(texts: Texts) -> npt.NDArray[np.int32]:
-    """Letters a to z in each text, capitals with the small ones: (len, 26)."""
-    return texts.histogram[:, kinds_of(CharClass.LOWER)] + texts.histogram[:, kinds_of(CharClass.UPPER)]
+def _latin(texts: Texts, which: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """Letters a to z in one text or in each of some, capitals with the small ones: 26 numbers, or (len, 26)."""
+    return texts.histogram[which, kinds_of(CharClass.LOWER)] + texts.histogram[which, kinds_of(CharClass.UPPER)]
 
 
 _OTHER_LETTERS = (
@@ -188,7 +195,7 @@ _OTHER_LETTERS = (
 _SCRIPTS = (CharClass.CYRILLIC, CharClass.LETTER, CharClass.KANA)
 _WORD = re.compile(r"[a-z0-9]{4,}")  # shorter ones are mostly abbreviations, registers, units
 _ADDRESS = re.compile(r"\bhttps?://[^\s<>\"]+")
-_DIGIT, _SPACE = 26, 27
+_DIGIT, _SPACE, _SYMBOLS = 26, 27, 28
 
 
 @cache
@@ -203,7 +210,7 @@ def _symbol_table() -> npt.NDArray[np.uint8]:
 @cache
 def _pair_bits() -> npt.NDArray[np.float32]:
     """log2 of how much more frequent a pair is in language than by chance; nan where a pair says nothing."""
-    table = np.full((28, 28), np.nan, np.float32)
+    table = np.full((_SYMBOLS, _SYMBOLS), np.nan, np.float32)
     table[:26, :26] = np.array([[int(digit) for digit in row] for row in _PAIRS.split()]) - 6
     table[:26, _DIGIT] = table[_DIGIT, :26] = -1  # words seldom have digits within; two digits say nothing
     return table

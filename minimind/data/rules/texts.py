@@ -44,7 +44,7 @@ Outcomes = Mapping[int, Changed | Dropped]
 Rule = Callable[["Texts", "CleanRules"], Outcomes]
 KINDS = 256
 _TOGETHER = 64
-"""Texts that are counted together: their rows fit into 16 bits and, with the characters, into the cache."""
+"""Texts that are looked up and counted together: rows fit into 16 bits and, with the characters, into the cache."""
 
 
 class Texts:
@@ -61,7 +61,13 @@ class Texts:
     @cached_property
     def codes(self) -> npt.NDArray[np.uint32]:
         """The code points of all texts, one after the other."""
-        return np.frombuffer("".join(self.texts).encode("utf-32-le", "surrogatepass"), np.uint32)
+        found = np.empty(int(self.offsets[-1]), np.uint32)
+        for first in range(0, len(self), _TOGETHER):
+            joined = "".join(self.texts[first : first + _TOGETHER]).encode("utf-32-le", "surrogatepass")
+            begin = self.offsets[first]
+            found[begin : begin + len(joined) // 4] = np.frombuffer(joined, "<u4")
+        found.setflags(write=False)
+        return found
 
     @cached_property
     def offsets(self) -> npt.NDArray[np.int64]:
@@ -79,23 +85,30 @@ class Texts:
         """The CharClass of every code point."""
         return class_table()[self.codes]
 
-    @cached_property
+    @property
     def kinds(self) -> npt.NDArray[np.uint8]:
         """The kind of every code point: its class, divided more finely (`characters`)."""
-        return kind_table()[self.codes]
+        return self._kinds_and_histogram[0]
 
-    @cached_property
+    @property
     def histogram(self) -> npt.NDArray[np.int32]:
         """Characters by text and kind: (len, 256)."""
-        found = np.empty((len(self), KINDS), np.int32)
+        return self._kinds_and_histogram[1]
+
+    @cached_property
+    def _kinds_and_histogram(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+        """Both at once, while the characters of some texts are in the cache."""
+        kinds, histogram = np.empty(len(self.codes), np.uint8), np.empty((len(self), KINDS), np.int32)
+        table = kind_table()
         for first in range(0, len(self), _TOGETHER):
             lengths = self.lengths[first : first + _TOGETHER]
-            begin, end = self.offsets[first], self.offsets[first + len(lengths)]
-            rows = np.repeat(np.arange(0, KINDS * len(lengths), KINDS, dtype=np.uint16), lengths)
-            rows |= self.kinds[begin:end]
-            counted = np.bincount(rows, minlength=KINDS * len(lengths))
-            found[first : first + len(lengths)] = counted.reshape(len(lengths), KINDS)
-        return found
+            span = slice(self.offsets[first], self.offsets[first + len(lengths)])
+            kinds[span] = table.take(self.codes[span], mode="clip")
+            cells = np.repeat(np.arange(0, KINDS * len(lengths), KINDS, dtype=np.uint16), lengths)
+            cells |= kinds[span]
+            counted = np.bincount(cells, minlength=KINDS * len(lengths))
+            histogram[first : first + len(lengths)] = counted.reshape(len(lengths), KINDS)
+        return kinds, histogram
 
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
