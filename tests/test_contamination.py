@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minimind.data.rules import contamination
 from minimind.data.rules.contamination import evaluation_digests, find_leaks
+from minimind.data.rules.evaluation_index import load_index
+from minimind.data.rules.evaluation_pieces import pieces_of
 from minimind.data.rules.settings import CleanRules
 from minimind.data.rules.texts import Texts
 from minimind.errors import DataError, MissingError
@@ -242,3 +245,29 @@ def test_slips_and_choices_in_front_and_escapes_hide_nothing(rules):
     slips = "老人把的挂在船头，慢慢地向河在摇去。他要去对岸接迟归的孙女。"
     front = "选项：" + "；".join(MARS["choices"]) + "。题目：" + MARS["question"][:60]
     assert sorted(find_leaks(Texts([slips, front, json.dumps(CANAL), json.dumps(HAN)]), rules)) == [0, 1, 2]
+
+
+@given(st.text("ab 京", min_size=1, max_size=40), st.text("ab 京", max_size=80))
+@settings(deadline=None, derandomize=True, max_examples=200)
+def test_few_runs_and_many_are_counted_alike(part, text):
+    """Runs are looked for in the text, or in the set of its runs: where that pays, it must not matter."""
+    shares = set()
+    with pytest.MonkeyPatch.context() as patch:
+        for few in (0, 1000):
+            patch.setattr(contamination, "FEW_RUNS", few)
+            shares.add(contamination._share(part, text))
+    assert len(shares) == 1
+
+
+def test_what_is_in_the_index_passes_its_tables(tmp_path):
+    """The tables that rule pieces out must rule out none that are there, or leaks are missed."""
+    file = tmp_path / "set.jsonl"
+    file.write_text("\n".join(json.dumps(item) for item in (MARS, CANAL, GENERIC)), encoding="utf-8")
+    index = load_index((str(file),))
+    texts = Texts(
+        [MARS["question"], CANAL["question"], "The quick brown fox jumps over the lazy dog, again and again."]
+    )
+    every, chosen = pieces_of(texts), pieces_of(texts, index.may_be)
+    there = set(index.hashes.tolist())
+    assert there & set(every.hashes.tolist()) == there & set(chosen.hashes.tolist()) != set()
+    assert len(chosen.hashes) < len(every.hashes)

@@ -86,3 +86,13 @@ def test_nothing_hidden_is_left_and_nothing_else_is_lost(text: str):
     once = stripped(text)
     assert not hidden & set(once)
     assert [c for c in once if c != "\n"] == [c for c in text if c not in hidden and c != "\n"]
+
+
+@given(ANY)
+@SETTLED
+def test_hidden_characters_go_one_by_one(text):
+    """Without flags and terminals, what is left is every other character, with \\n for a line end."""
+    text = text.translate(dict.fromkeys(map(ord, "\x1b\x9b\x08\U0001f3f4")))
+    table = {code: None for low, high in HIDDEN_RANGES for code in range(low, high + 1)}
+    table |= dict.fromkeys(map(ord, "\r\x85\u2028\u2029"), "\n")
+    assert stripped(text) == text.replace("\r\n", "\n").translate(table)

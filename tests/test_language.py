@@ -154,3 +154,32 @@ def test_a_few_words_again_and_again_are_no_language():
     """Tables of test cases repeat the names of functions: the model takes `acos` for Portuguese."""
     table = "\n".join(f"acos00{n} acos 1e-{n} inf -> {n}.57 nan" for n in range(10, 60))
     assert filter_languages(Texts([table]), RULES) == {}
+
+
+WORDS = (
+    "the",
+    "The",
+    "of",
+    "and",
+    "casa",
+    "NATO",
+    "l’été",
+    "x_1",
+    "`a b`",
+    "<b>",
+    "](x)",
+    "http://a.b",
+    "the,",
+    "(of",
+    ".",
+)
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=40), st.sampled_from([" ", "\n", "\u3000", "—"]))
+@settings(deadline=None, derandomize=True, max_examples=300)
+def test_a_quick_look_is_right(words, between):
+    """Words that are common as they stand are enough: with the signs taken off there are no fewer, of no more."""
+    text = between.join(words)
+    plain = language._CODE.sub(" ", text)
+    assert language._without_code(text) == plain
+    assert not language._are_english(plain.split()) or language._are_english(language._WORD.findall(plain))

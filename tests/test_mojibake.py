@@ -1,9 +1,12 @@
 """Mojibake: what was read in the wrong encoding is read in the right one, and good text is not touched."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minimind.data.rules import double_bytes, mojibake
 from minimind.data.rules.mojibake import repair_unicode
 from minimind.data.rules.settings import CleanRules
 from minimind.data.rules.texts import Changed, Dropped, Texts
@@ -198,3 +201,41 @@ def test_a_text_is_judged_alone(texts: list[str]):
     """The output must not depend on how rows are cut into batches."""
     together = repair_unicode(Texts(texts), RULES)
     assert together == {i: found for i, text in enumerate(texts) if (found := outcome(text)) is not None}
+
+
+PLAIN = re.compile(
+    b"(?:[\xe1-\xef][\x80-\xbf]{2}){3}|(?:[\xc3-\xdf][\x80-\xbf]){6}"
+    b"|\xe2\x80[\x90-\xa6]|\xe3\x80[\x80-\x91]|\xef\xbc[\x81-\x9f]"
+)
+UTF8 = [
+    b"\xe4\xb8\x80",
+    b"\xc3\xa9",
+    b"\xd0\xbf",
+    b"\xe2\x80\x90",
+    b"\xe3\x80",
+    b"\xef\xbc\x81",
+    b"\xe0\x80\x80",
+    b"\x80",
+    b"\n",
+]
+
+
+@given(st.lists(st.one_of(st.sampled_from(UTF8), st.binary(max_size=2)), max_size=30).map(b"".join))
+@SETTLED
+def test_signs_of_utf8_are_found_as_in_the_plain_pattern(raw):
+    """The pattern is arranged for speed; what it says of any bytes is what the plain one says."""
+    assert double_bytes._UTF8_BYTES.findall(raw) == PLAIN.findall(raw)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["\ufffd", "\ufffd" * 3, "锟斤拷", "a", "字字字字字字字字", "“", "”", "("]), max_size=30
+    ).map("".join)
+)
+@SETTLED
+def test_runs_of_what_was_lost_count_for_four(text):
+    """However the characters are counted: each run for four at most, unless a third of the text is gone."""
+    said = mojibake._QUOTED_BROKEN.sub("", text)
+    runs = [len(run) for run in re.findall("\ufffd+", said)]
+    lost = sum(runs) if sum(runs) * 3 > len(said) else sum(min(run, 4) for run in runs)
+    assert mojibake._broken(text) == lost + 2 * said.count("锟斤拷")

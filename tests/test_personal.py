@@ -1,9 +1,12 @@
 """What belongs to somebody is masked wherever it stands; what is public, or only looks like it, stays."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minimind.data.rules import personal_mail, personal_numbers
 from minimind.data.rules.personal import mask_personal
 from minimind.data.rules.settings import CleanRules
 from minimind.data.rules.texts import Texts
@@ -229,3 +232,41 @@ def test_logs_bold_type_and_keys_without_digits_hide_nothing(before, after):
 def test_placeholders_notices_and_names_of_programs_stay(text):
     """Who made a file says so in many forms; a long name in a program is no key, and a UUID no secret."""
     assert masked(text) == text
+
+
+NUMBERS = ("+", "(", "（", ")", "-", " ", ".", "=", "A", "E1", "0", "1", "86", "010", "138", "1234", "4155", "12345678")
+SIGNS = (
+    *NUMBERS,
+    "@",
+    "jane.roe",
+    "mail.org",
+    "tel ",
+    "电话：",
+    "卡号",
+    "QQ",
+    "护照",
+    "4111111111111111",
+    "GB82 WEST",
+    "\x01",
+)
+
+
+@given(st.lists(st.sampled_from(SIGNS), max_size=12).map("".join))
+@settings(deadline=None, derandomize=True, max_examples=500)
+def test_a_quick_look_hides_nothing(text):
+    """What is turned away before its patterns are tried would not have been masked by them either."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, gate in (
+            (personal_numbers, "_LONG"),
+            (personal_numbers, "_SIX_DIGITS"),
+            (personal_mail, "_LOCAL_END"),
+        ):
+            patch.setattr(module, gate, re.compile(""))
+        slowly = masked(text)
+    assert masked(text) == slowly
+
+
+@pytest.mark.parametrize("label", ["to\u212aen", "api key", "PASSWORD '", "passcode**", "密码 ", "Pwd"])
+def test_a_label_is_found_however_it_is_written(label):
+    """Only signs behind the last letters of a label are looked at: capitals, quotes and odd letters are among them."""
+    assert masked(f"x {label}: aB3xY9kQ2z") == f"x {label}: [KEY]"

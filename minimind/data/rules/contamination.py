@@ -51,6 +51,8 @@ EDITED = 0.4
 """The share of runs from which on a short part may be there with slips: each slip takes 3 or 6 of them."""
 ALIGNED = 120
 """Letters of parts that are compared letter by letter; in longer ones slips matter less, and the time grows."""
+FEW_RUNS = 150
+"""Up to so many runs are looked for in the text itself, more in the set of its runs: that is when it pays."""
 BETWEEN = 160
 """Letters that may stand between a question and its choices, or be put in among them."""
 
@@ -82,8 +84,9 @@ def _leaks(texts: Texts, index: EvaluationIndex, share: float) -> dict[int, tupl
     leaks: dict[int, tuple[Found, Item]] = {}
     for text, found_there in groupby(candidates, key=itemgetter(0)):
         letters = letters_of(texts.texts[text])
-        compared = [(_compare(letters, index.items[item], place), index.items[item]) for _, item, place in found_there]
-        known = [(found, item) for found, item in compared if found.is_leak(share)]
+        near = [(index.items[item], place) for _, item, place in found_there]
+        compared = [(_compare(letters, item, place, least=share / 2), item) for item, place in near]
+        known = [(found, item) for found, item in compared if found is not None and found.is_leak(share)]
         if known:
             leaks[text] = max(known, key=lambda pair: pair[0].evidence)
     return leaks
@@ -189,17 +192,19 @@ def _usual(begins: npt.NDArray[np.int64]) -> int:
     return int(begins[near.argmax()])
 
 
-def _compare(text: str, item: Item, place: int) -> Found:
-    """How much of an item stands in the letters of a text around `place`."""
+def _compare(text: str, item: Item, place: int, *, least: float) -> Found | None:
+    """How much of an item stands in the letters of a text around `place`; None if less than `least` of its question."""
     choices = [choice for choice in item.choices if choice]
     begin = max(0, place - BETWEEN)
+    near = text[begin : place + len(item.question) + BETWEEN]
+    question = _share(item.question, near) if item.question else 1.0
+    if question < min(EDITED, least):
+        return None
     behind = place + len(item.question) - len(item.question) // 4
     reach = sum(map(len, choices)) + BETWEEN
-    near = text[begin : place + len(item.question) + BETWEEN]
     tail = text[max(0, behind) : max(0, behind) + len(item.question) // 4 + reach]
     head = text[max(0, place - reach) : max(0, place)]
     there = [choice for choice in choices if _share(choice, tail) >= FOUND or _share(choice, head) >= FOUND]
-    question = _share(item.question, near) if item.question else 1.0
     if EDITED <= question < FOUND and len(item.question) <= ALIGNED and there:
         question = max(question, _aligned(item.question, near))
     return Found(
@@ -225,12 +230,15 @@ def _is_quoted(near: str, item: Item) -> bool:
 
 def _share(part: str, text: str) -> float:
     """The share of the short runs of `part` that stand in `text`; 1 or 0 if it is as short as a run itself."""
-    size = 3 if 2 * sum(ord(char) >= FIRST_CJK for char in part) > len(part) else 6
+    if part in text:
+        return 1.0
+    size = 3 if 2 * _count_cjk(part) > len(part) else 6
     if len(part) <= size:
-        return float(part in text)
+        return 0.0
     size = min(size, (len(part) + 1) // 3)
     runs = [part[at : at + size] for at in range(len(part) - size + 1)]
-    there = {text[at : at + size] for at in range(len(text) - size + 1)}
+    is_long = len(runs) > FEW_RUNS
+    there = {text[at : at + size] for at in range(len(text) - size + 1)} if is_long else text
     return sum(run in there for run in runs) / len(runs)
 
 
@@ -245,4 +253,8 @@ def _aligned(part: str, text: str) -> float:
 
 
 def _weight(text: str) -> int:
-    return sum(CJK_WEIGHT if ord(char) >= FIRST_CJK else 1 for char in text)
+    return len(text) + (CJK_WEIGHT - 1) * _count_cjk(text)
+
+
+def _count_cjk(text: str) -> int:
+    return 0 if text.isascii() else sum(ord(char) >= FIRST_CJK for char in text)

@@ -9,9 +9,10 @@ Not here: C1 bytes that stand for the quotes of windows-1252; `mojibake` comes f
 """
 
 import re
-from functools import cache
 
-from minimind.data.rules.characters import HIDDEN_RANGES
+import numpy as np
+
+from minimind.data.rules.characters import class_table
 from minimind.data.rules.settings import CleanRules
 from minimind.data.rules.texts import Changed, CharClass, Outcomes, Texts
 
@@ -27,16 +28,18 @@ def _stripped(text: str) -> str:
         text = _ESCAPE.sub("", text)
     if "\x08" in text:
         text = _STRUCK.sub(_struck_once, text)
-    parts = _FLAG.split(text.replace("\r\n", "\n"))  # every other one is a flag
-    parts[::2] = [part.translate(_translation()) for part in parts[::2]]
+    for end in _LINE_ENDS:
+        text = text.replace(end, "\n")
+    parts = _FLAG.split(text)  # every other one is a flag
+    parts[::2] = map(_visible, parts[::2])
     return "".join(parts)
 
 
-@cache
-def _translation() -> dict[int, str | None]:
-    """What becomes of each hidden character: a line end, or nothing."""
-    table: dict[int, str | None] = {code: None for low, high in HIDDEN_RANGES for code in range(low, high + 1)}
-    return table | dict.fromkeys(_LINE_ENDS, "\n")
+def _visible(text: str) -> str:
+    """`text` without its hidden characters."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    is_seen = class_table()[codes] != CharClass.HIDDEN
+    return codes[is_seen].tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def _struck_once(struck: re.Match[str]) -> str:
@@ -47,9 +50,10 @@ def _struck_once(struck: re.Match[str]) -> str:
     return struck[0]
 
 
-_LINE_ENDS = (0x0D, 0x85, 0x2028, 0x2029)
+_LINE_ENDS = ("\r\n", "\r", "\x85", "\u2028", "\u2029")
 _ESCAPE = re.compile(
-    "(?:\x1b\\[|\x9b)(?:[0-9;:?]+[A-Za-z]|[mK])"  # colour, cursor, erase; `[H` alone may be a bracket in the text
+    # colour, cursor, erase; `[H` alone may be a bracket in the text
+    "\x1b\\[(?:[0-9;:?]+[A-Za-z]|[mK])|\x9b(?:[0-9;:?]+[A-Za-z]|[mK])"
     "|\x1b\\][0-9]+;[^\x07\x1b\n]{0,1000}(?:\x07|\x1b\\\\)"  # title, hyperlink
     "|\x1b[()][AB0]"  # character set
 )

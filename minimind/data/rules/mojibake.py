@@ -23,6 +23,7 @@ from ftfy import badness, chardata
 from minimind.data.rules.characters import CharClass, c1_controls, misread_marks
 from minimind.data.rules.double_bytes import (
     CP1252,
+    HIGH_RUN,
     SINGLE,
     best_reading,
     of_double_bytes,
@@ -83,12 +84,14 @@ def _judged(text: str, settings: CleanRules) -> Changed | Dropped | None:
 
 def _broken(text: str) -> int:
     """Characters that could not be read, but for those in quotes: they are spoken of."""
+    if "\ufffd" not in text and "锟斤拷" not in text:
+        return 0
     text = _QUOTED_BROKEN.sub("", text)
-    runs = [len(run) for run in _BROKEN_RUN.findall(text)]
+    broken = text.count("\ufffd")
     once_more = 2 * text.count("锟斤拷")  # two U+FFFD, written as UTF-8 and read as GBK
-    if sum(runs) * 3 > len(text):
-        return sum(runs) + once_more
-    return sum(min(run, _RUN) for run in runs) + once_more
+    if broken * 3 > len(text):
+        return broken + once_more
+    return broken - sum(len(run) - _RUN for run in _LONG_RUN.findall(text)) + once_more
 
 
 def _is_beyond_repair(text: str) -> bool:
@@ -120,7 +123,7 @@ def _repaired_once(text: str) -> str:
     whole = best_reading(text, wrong, lossless=True) or of_high_bytes(text)
     if whole is not None:
         return whole
-    if not wrong and not _HIGH_RUN.search(text) and not _pair().search(text):
+    if not wrong and not HIGH_RUN.search(text) and not _pair().search(text):
         return text
     lines = text.split("\n")
     fixed = [_repaired_line(line, wrong) for line in lines]
@@ -155,9 +158,8 @@ def _of_single_bytes(line: str) -> str:
 
 
 _HIGH = re.compile(f"[\x80-\xff{CP1252}]")
-_HIGH_RUN = re.compile(f"[\x80-\xff{CP1252}]{{4}}")
 _ASCII_LETTER = re.compile("[A-Za-z]")
-_BROKEN_RUN = re.compile("\ufffd+")
+_LONG_RUN = re.compile("\ufffd" * (_RUN + 1) + "\ufffd*")
 _QUOTED_BROKEN = re.compile("[\"'`“‘「『(（](?:\ufffd+|(?:锟斤拷)+)[\"'`”’」』)）]")
 _QUOTES_AS_C1 = re.compile(
     "(?<=\\w)[\x92\x96\x97](?=\\w)|\x93[^\x93\x94]+\x94|\x91[^\x91\x92]+\x92|(?<=\\w )[\x96\x97](?= \\w)|\x95 "

@@ -9,6 +9,7 @@ over its characters; only there a text is read, by the parts beside: `personal_m
 Not covered: names of people, postal addresses, dates of birth, and numbers of a kind that the parts do not list.
 """
 
+import re
 from bisect import bisect_left, insort
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,14 +51,14 @@ def mask_personal(texts: Texts, settings: CleanRules) -> dict[int, Changed]:
 def _masked(texts: Texts, *, bylines: bool) -> dict[int, str]:
     """Index → masked text, for the texts in which something was found."""
     signs = _Signs.of(texts)
-    readings = {index: texts.texts[index].translate(_NARROW) for index in _owners(texts, signs.wide)[0]}
+    readings = {index: _narrow(texts.texts[index]) for index in set(_owners(texts, signs.wide)[0])}
     spans: dict[int, list[Span]] = {}
     for find, positions in _candidates(texts, signs, bylines=bylines):
         for index, start in zip(*_owners(texts, positions), strict=True):
             taken = spans.get(index, [])
             if taken and not _is_free(taken, start, start + 1):
                 continue
-            for span in find(readings.get(index, texts.texts[index]), start):
+            for span in find(readings[index] if index in readings else texts.texts[index], start):
                 if _is_free(taken, span[0], span[1]):
                     insort(spans.setdefault(index, taken), span)
     return {index: _with_masks(texts.texts[index], found) for index, found in sorted(spans.items())}
@@ -85,9 +86,14 @@ def _with_masks(text: str, spans: list[Span]) -> str:
 
 SIGNS = "@＠-:=：＝([（"
 """What an address, a key, or the value behind a label is looked for at."""
-_NARROW = {wide: wide - 0xFEE0 for wide in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}
-_NARROW |= {0xFF0B: ord("+"), 0xFF0D: ord("-"), 0xFF20: ord("@"), 0xFF0E: ord("."), 0xFF1D: ord("="), 0xFF3F: ord("_")}
-"""Fullwidth ASCII (１３８＠) to ASCII, so that a reading has everything at the same places."""
+
+
+def _narrow(text: str) -> str:
+    """`text` with fullwidth ASCII (１３８＠) as ASCII, so that a reading has everything at the same places."""
+    return _WIDE.sub(lambda wide: chr(ord(wide[0]) - 0xFEE0), text)
+
+
+_WIDE = re.compile("[＋－．０-９＝＠Ａ-Ｚ＿ａ-ｚ]")
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,7 @@ def _candidates(texts: Texts, signs: _Signs, *, bylines: bool) -> list[tuple[Fin
         (lambda text, _: private_keys(text), _first_of_each(texts, _key_fences(codes, signs.where("-")))),
         (lambda text, start: _listed(key_at(text, start)), _long_runs(texts.kinds, signs.digits)),
         (lambda text, sign: _listed(secret_at(text, sign)), _assignments(codes, signs.where(":=：＝"))),
-        (mail, np.concatenate((signs.ats, _spelt_ats(codes, signs.where("([（"))))),
+        (mail, np.concatenate((_joined_ats(codes, signs.ats), _spelt_ats(codes, signs.where("([（"))))),
         (lambda text, start: _listed(ipv6_at(text, start)), _hextets(codes, starts)),
         (_numbers, _number_groups(texts, starts, ends)),
     ]
@@ -219,6 +225,12 @@ def _first_of_each(texts: Texts, positions: Positions) -> Positions:
     return positions[np.unique(owners, return_index=True)[1]]
 
 
+def _joined_ats(codes: npt.NDArray[np.uint32], ats: Positions) -> Positions:
+    """Every @ but those behind a blank or a line end, which are of `@property` and the like."""
+    before = codes[ats - 1]
+    return ats[(before != 0x20) & (before != 0x0A)]
+
+
 def _spelt_ats(codes: npt.NDArray[np.uint32], brackets: Positions) -> Positions:
     """Brackets with `at` in them."""
     inner = brackets[brackets + 3 < len(codes)]
@@ -226,24 +238,35 @@ def _spelt_ats(codes: npt.NDArray[np.uint32], brackets: Positions) -> Positions:
 
 
 def _assignments(codes: npt.NDArray[np.uint32], signs: Positions) -> Positions:
-    """`:` and `=` behind what may end a label: passwo-rd, -pwd, -key, secr-et, tok-en, passphra-se, 密-码."""
+    """`:` and `=` behind what may end a label."""
     last = signs - 1
     for _ in range(2):  # blanks and quotes between
-        before = codes[np.maximum(last, 0)]
-        last = last - ((before == 0x20) | (before == 0x22) | (before == 0x27) | (before == 0x60) | (before == 0x2A))
+        last = last - _between()[np.minimum(codes[np.maximum(last, 0)], 127)]
     signs, last = signs[last > 0], last[last > 0]
     end = codes[last]
     pairs = ((codes[last - 1] & 0xFF | 32) << 8) | (end & 0xFF | 32)
-    return signs[(_label_ends()[pairs] & (end < 128)) | np.isin(end, _HAN_LABEL_ENDS)]
+    found = np.flatnonzero((_label_ends()[pairs] & (end < 128)) | np.isin(end, _HAN_LABEL_ENDS))
+    third = codes[np.maximum(last[found] - 2, 0)]
+    is_third = np.isin((third | 32) << 16 | pairs[found], _LABEL_THIRDS) | (third > 127) | (end[found] > 127)
+    return signs[found[is_third]]
+
+
+@cache
+def _between() -> npt.NDArray[np.int64]:
+    """By ASCII code: 1 for what may stand between a label and its sign."""
+    table = np.zeros(128, np.int64)
+    table[[ord(char) for char in " \"'`*"]] = 1
+    return table
 
 
 @cache
 def _label_ends() -> npt.NDArray[np.bool_]:
     """Whether two letters (each 8 bits) may end a label."""
     table = np.zeros(1 << 16, np.bool_)
-    for pair in ("rd", "wd", "ey", "et", "en", "se", "de"):
-        table[ord(pair[0]) << 8 | ord(pair[1])] = True
+    table[[third & 0xFFFF for third in _LABEL_THIRDS]] = True
     return table
 
 
+_LABEL_THIRDS = [int.from_bytes(end) for end in (b"ord", b"swd", b"pwd", b"key", b"ret", b"ken", b"ase", b"ode")]
+"""The last three letters of password, passwd, pwd, …-key, secret, token, passphrase, passcode."""
 _HAN_LABEL_ENDS = [ord(char) for char in "码令钥匙牌"]

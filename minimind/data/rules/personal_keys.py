@@ -20,29 +20,28 @@ MIN_SECRET = 8
 
 def key_at(text: str, start: int) -> Span | None:
     """The key of a known maker whose run of letters and digits begins at `start`."""
-    begin = start
-    while begin and start - begin < _PREFIX and text[begin - 1] in _TOKEN_CHARACTERS:
-        begin -= 1
-    for first in (begin, _before_sign(text, begin)):
+    begin = _first_of_token(text, start, _PREFIX)
+    firsts = [begin]
+    if begin and text[begin - 1] in ".:":  # the end of a key's first part: `SG.…`, `123456789:AA…`
+        firsts.append(_first_of_token(text, begin - 1, _PREFIX - 1))
+    for first in firsts:
         match = _KEYS.match(text, first)
         if match is not None and match.end() > start and not (match.lastgroup == "plain" and not _is_random(match[0])):
             return first, match.end(), MASK
     return _carried(text, begin)
 
 
-def _before_sign(text: str, begin: int) -> int:
-    """Where a key begins of which a full stop or a colon ends the first part: `SG.…`, `123456789:AA…`."""
-    first = begin - 1
-    if begin == 0 or text[first] not in ".:":
-        return begin
-    while first and begin - first < _PREFIX and text[first - 1] in _TOKEN_CHARACTERS:
-        first -= 1
-    return first
+def _first_of_token(text: str, end: int, reach: int) -> int:
+    """Where the characters of a key that stand before `end` begin, `reach` of them at most."""
+    before = text[max(0, end - reach) : end]
+    return end - len(before) + len(before.rstrip(_TOKEN_CHARACTERS))
 
 
 def _carried(text: str, begin: int) -> Span | None:
     """What a request for a service carries, whoever made it: behind `Bearer`, in the path of a web hook."""
-    if not _CARRIER.search(text[max(0, begin - 80) : begin]):
+    before = text[max(0, begin - 80) : begin]
+    has_sign = "earer" in before or "EARER" in before or "hook" in before
+    if not has_sign or not _CARRIER.search(before):
         return None
     match = _CARRIED.match(text, begin)
     return (begin, match.end(), MASK) if match and _is_random(match[0]) else None
@@ -74,7 +73,7 @@ def private_keys(text: str) -> list[Span]:
     return [(*match.span(), MASK) for match in _PEM.finditer(text) if _PEM_BODY.search(match[0])]
 
 
-_TOKEN_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+_TOKEN_CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
 _CARRIER = re.compile(r"\b(?:[Bb]earer|BEARER)\s+\Z|://hooks?\.\S+/\Z|://\S+/(?:web)?hooks?/\S*/\Z")
 _CARRIED = re.compile(r"[A-Za-z0-9_.~+/-]{20,}=*")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")

@@ -22,9 +22,11 @@ def mail_at(text: str, at: int, *, bylines: bool) -> tuple[int, int] | None:
     after = _AT.match(text, at)
     if after and len(after[0]) > 1 and text[at - 1 : at] == " ":
         at -= 1  # name (at) domain
-    domain = _DOMAIN.match(text, after.end(), after.end() + LONGEST) if after else None
-    local = _LOCAL.search(text[max(0, at - 65) : at])
-    if after is None or domain is None or local is None:
+    if after is None or at == 0 or not _LOCAL_END.match(text, at - 1):
+        return None
+    domain = _DOMAIN.match(text, after.end(), after.end() + LONGEST)
+    local = _LOCAL.search(text[max(0, at - 65) : at]) if domain else None
+    if domain is None or local is None:
         return None
     start, end, name = at - len(local[0]), domain.end(), local["name"]
     is_file = _NOT_DOMAINS.fullmatch(domain["top"]) or _RETINA.match(domain[0])
@@ -40,6 +42,7 @@ def mail_at(text: str, at: int, *, bylines: bool) -> tuple[int, int] | None:
 
 _AT = re.compile(r"[@＠]|[\[(（]\s?at\s?[\])）]\s?", re.IGNORECASE)
 _LOCAL = re.compile(r"(?P<name>[A-Za-z0-9À-ɏ_](?:[A-Za-z0-9À-ɏ_.%+'-]{0,62}[A-Za-z0-9À-ɏ_+-])?)\Z")
+_LOCAL_END = re.compile(r"[A-Za-z0-9À-ɏ_+-]")
 _DOMAIN = re.compile(
     r"(?:[A-Za-z0-9À-ɏ](?:[A-Za-z0-9À-ɏ-]{0,61}[A-Za-z0-9À-ɏ])?(?:[.．。]|\s?[\[(（]\s?dot\s?[\])）]\s?|\sdot\s))+"
     r"(?P<top>[A-Za-z]{2,24}|xn--[A-Za-z0-9-]{1,59})(?![A-Za-z_]|[0-9]{1,6}(?![0-9]))"

@@ -18,14 +18,18 @@ Span = tuple[int, int, str]
 
 def number_at(text: str, start: int) -> Span | None:
     """The personal number whose first digit is at `start`; the span may begin before (`+`, `(`) it."""
-    for find in _FINDERS:
-        if span := find(text, start):
-            return span
-    return None
+    if _LONG.match(text, start):
+        for find in (_identity, _card, _account):
+            if span := find(text, start):
+                return span
+    return _phone(text, start)
 
 
 def iban_near(text: str, start: int) -> Span | None:
     """An IBAN that has the run of digits at `start` among its first three parts."""
+    before = text[max(0, start - 14) : start]
+    if before == before.lower():
+        return None
     for head in _IBAN.finditer(text, max(0, start - 14), start + 4):
         length = _IBAN_LENGTHS.get(head[0][:2], 0)
         rest = re.match(rf"(?:[ -]?[A-Z0-9]){{{max(0, length - 4)}}}(?![A-Za-z0-9])", text[head.end() : start + 60])
@@ -95,6 +99,8 @@ def _phone(text: str, start: int) -> Span | None:
     begin = start
     while begin and start - begin < 3 and text[begin - 1] in "+(（":
         begin -= 1
+    if "+" not in text[begin:start] and not _SIX_DIGITS.match(text, start):
+        return None
     for first in range(begin, start + 1):
         for pattern, judge in _PHONES:
             match = pattern.match(text, first)
@@ -103,7 +109,15 @@ def _phone(text: str, start: int) -> Span | None:
                 is_clear = is_free and judge(match[0], text, match.end())
                 if is_clear or called(_PHONE_LABEL, text, first):
                     return first, match.end(), "[PHONE]"
+        if called(_PHONE_LABEL, text, first):
+            match = _ANY_PHONE.match(text, first)
+            if match and free_after(text, match.end()) and not _NO_NUMBER.search(match[0]):
+                return first, match.end(), "[PHONE]"
     return None
+
+
+_SIX_DIGITS = re.compile(r"[0-9](?:[ .()（）-]{0,3}[0-9]){5}")
+"""With what may stand between: the fewest that any telephone number has which does not begin with a +."""
 
 
 def _is_chinese_mobile(written: str, text: str, end: int) -> bool:
@@ -127,10 +141,6 @@ def _is_international(written: str, text: str, end: int) -> bool:
 
 def _is_any(written: str, text: str, end: int) -> bool:
     return True
-
-
-def _onlycalled(written: str, text: str, end: int) -> bool:
-    return False
 
 
 _PHONES: tuple[tuple[re.Pattern[str], Callable[[str, str, int], bool]], ...] = (
@@ -157,8 +167,8 @@ _PHONES: tuple[tuple[re.Pattern[str], Callable[[str, str, int], bool]], ...] = (
     ),
     (re.compile(r"[48]00-(?:[0-9]{3}-?[0-9]{4}|[0-9]{4}-[0-9]{3})(?![0-9])"), _is_any),
     (re.compile(r"\+[1-9][0-9]{0,2}(?:[ .-]?\(?[0-9]{1,12}\)?){1,6}(?![0-9])"), _is_international),
-    (re.compile(r"[0-9(+](?:[ ()-]{0,2}[0-9]){6,14}(?![0-9])"), _onlycalled),
 )
+_ANY_PHONE = re.compile(r"[0-9(+](?:[ ()-]{0,2}[0-9]){6,14}(?![0-9])")
 _NO_NUMBER = re.compile(r"^[12][0-9]{3}([-/.])[01]?[0-9]\1[0-3]?[0-9]|([0-9])[ -]?(?:\2[ -]?){6}$")
 """A date, or a form's filler: 400-000-0000."""
 _AREA = re.compile(r"(?:(?:\+|00)86|[（(]?0)")
@@ -242,7 +252,7 @@ def _luhn(digits: str) -> bool:
     return (sum(value - 9 if value > 9 else value for value in doubled) + sum(map(int, digits[-1::-2]))) % 10 == 0
 
 
-_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?=[ -]?[A-Z0-9])")
+_IBAN = re.compile(r"[A-Z](?<![A-Za-z0-9].)[A-Z][0-9]{2}(?=[ -]?[A-Z0-9])", re.DOTALL)
 _IBAN_LENGTHS = {
     pair[:2]: int(pair[2:])
     for pair in re.findall(
@@ -264,4 +274,5 @@ _ACCOUNT = re.compile(r"[1-9][0-9]{4,10}(?![0-9A-Za-z]|\.[0-9])")
 _ACCOUNT_LABEL = re.compile(r"(?:(?<![A-Za-z])QQ|扣扣|企鹅)(?:群|群号)?" + LABEL_END, re.IGNORECASE)
 
 
-_FINDERS: tuple[Callable[[str, int], Span | None], ...] = (_identity, _card, _account, _phone)
+_LONG = re.compile(r"[0-9]{5}|[0-9]{4}[ -][0-9]{4}|[0-9]{3}-[0-9]{2}-[0-9]{4}")
+"""What every number of an identity, a card or an account begins with."""
