@@ -270,3 +270,21 @@ def test_a_quick_look_hides_nothing(text):
 def test_a_label_is_found_however_it_is_written(label):
     """Only signs behind the last letters of a label are looked at: capitals, quotes and odd letters are among them."""
     assert masked(f"x {label}: aB3xY9kQ2z") == f"x {label}: [KEY]"
+
+
+@pytest.mark.parametrize("before", ["", "see page 1", "abcd", "key:", "a@", "13"])
+def test_what_stands_before_in_the_batch_does_not_matter(before: str):
+    """Texts lie end to end in a batch; a number or key at a text's beginning is not the end of the one before."""
+    texts = ["13812345678 is my phone", "AKIAIOSFODNN7EXAMPLE", "8.8.4.4 and 2001:4860:4860::8888"]
+    for text in texts:
+        alone = mask_personal(Texts([text]), CleanRules()).get(0)
+        assert alone is not None
+        assert mask_personal(Texts([before, text, before]), CleanRules()).get(1) == alone
+
+
+def test_a_block_of_a_private_key_is_masked():
+    """PGP writes PRIVATE KEY BLOCK where others end with KEY."""
+    body = "lQOYBF" + "abcd1234" * 20
+    text = f"x\n-----BEGIN PGP PRIVATE KEY BLOCK-----\n\n{body}\n-----END PGP PRIVATE KEY BLOCK-----\ny\n"
+    changed = mask_personal(Texts([text]), CleanRules())[0]
+    assert body not in changed.text

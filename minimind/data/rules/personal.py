@@ -138,7 +138,7 @@ Finder = Callable[[str, int], list[Span]]
 def _candidates(texts: Texts, signs: _Signs, *, bylines: bool) -> list[tuple[Finder, Positions]]:
     """What to look for and where; what names a whole (keys, addresses) before what may be its part (numbers)."""
     codes = texts.codes
-    starts, ends = _runs(signs.digits)
+    starts, ends = _runs(signs.digits, texts.offsets)
 
     def mail(text: str, at: int) -> list[Span]:
         if login := login_at(text, at):
@@ -148,7 +148,7 @@ def _candidates(texts: Texts, signs: _Signs, *, bylines: bool) -> list[tuple[Fin
 
     return [
         (lambda text, _: private_keys(text), _first_of_each(texts, _key_fences(codes, signs.where("-")))),
-        (lambda text, start: _listed(key_at(text, start)), _long_runs(texts.kinds, signs.digits)),
+        (lambda text, start: _listed(key_at(text, start)), _long_runs(texts, signs.digits)),
         (lambda text, sign: _listed(secret_at(text, sign)), _assignments(codes, signs.where(":=：＝"))),
         (mail, np.concatenate((_joined_ats(codes, signs.ats), _spelt_ats(codes, signs.where("([（"))))),
         (lambda text, start: _listed(ipv6_at(text, start)), _hextets(codes, starts)),
@@ -164,11 +164,15 @@ def _numbers(text: str, start: int) -> list[Span]:
     return _listed(ipv4_at(text, start) or number_at(text, start) or iban_near(text, start))
 
 
-def _runs(positions: Positions) -> tuple[Positions, Positions]:
-    """Where runs of neighbouring positions begin and where they end."""
+def _runs(positions: Positions, borders: Positions) -> tuple[Positions, Positions]:
+    """Where runs of neighbouring positions begin and where they end; none goes across a border of two texts."""
     if not len(positions):
         return positions, positions
-    cuts = np.flatnonzero(np.diff(positions) != 1)
+    is_cut = np.diff(positions) != 1
+    first = np.searchsorted(positions, borders)
+    first = first[(first > 0) & (first < len(positions))]
+    is_cut[first - 1] = True
+    cuts = np.flatnonzero(is_cut)
     return positions[np.concatenate(([0], cuts + 1))], positions[np.concatenate((cuts, [-1]))] + 1
 
 
@@ -195,14 +199,15 @@ def _hextets(codes: npt.NDArray[np.uint32], starts: Positions) -> Positions:
     return first[(codes[first + 4] == ord(":")) & ((codes[first] == ord("2")) | (codes[first] == ord("3")))]
 
 
-def _long_runs(kinds: npt.NDArray[np.uint8], digits: Positions) -> Positions:
+def _long_runs(texts: Texts, digits: Positions) -> Positions:
     """Beginnings of runs of MIN_RUN and more letters and digits of ASCII that have a digit, or _LONG_RUN of them."""
+    kinds = texts.kinds
     if len(kinds) < MIN_RUN:
         return digits[:0]
     long = (kinds >= kinds_of(CharClass.DIGIT).start) & (kinds < kinds_of(CharClass.UPPER).stop)
     for shift in _SHIFTS:  # long[i]: all from i on, as many as the shifts add up to and one, are letters or digits
         long = long[:-shift] & long[shift:]
-    starts, ends = _runs(np.flatnonzero(long))
+    starts, ends = _runs(np.flatnonzero(long), texts.offsets)
     has_digit = np.searchsorted(digits, ends + MIN_RUN - 1) > np.searchsorted(digits, starts)
     return starts[has_digit | (ends - starts >= _LONG_RUN - MIN_RUN)]
 
@@ -213,9 +218,9 @@ _LONG_RUN = 30
 
 
 def _key_fences(codes: npt.NDArray[np.uint32], dashes: Positions) -> Positions:
-    """Where `Y-----` stands: PRIVATE KEY-----."""
+    """Where `Y-----` or `K-----` stands: PRIVATE KEY-----, PRIVATE KEY BLOCK-----."""
     inner = dashes[(dashes > 0) & (dashes + 4 < len(codes))]
-    inner = inner[codes[inner - 1] == ord("Y")]
+    inner = inner[(codes[inner - 1] == ord("Y")) | (codes[inner - 1] == ord("K"))]
     return inner[(codes[inner + 1] == ord("-")) & (codes[inner + 4] == ord("-"))]
 
 
