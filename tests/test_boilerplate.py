@@ -1,10 +1,11 @@
 """Rule `boilerplate`: what sites print around texts goes, the texts and all that only looks like it stay."""
 
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimind.data.rules.boilerplate import strip_boilerplate
+from minimind.data.rules.boilerplate import strip_boilerplate, without_chrome
 from minimind.data.rules.settings import CleanRules
 from minimind.data.rules.texts import Changed, Dropped, Texts
 
@@ -200,6 +201,29 @@ def test_any_text_is_cleaned_and_cleaned_once(text: str):
     found = outcome(text)
     if isinstance(found, Changed):
         assert outcome(found.text) is None
+
+
+@SETTLED
+@given(st.lists(st.sampled_from(PIECES) | st.text(max_size=10), max_size=20).map("\n".join))
+def test_the_gate_hides_no_line_of_chrome(text: str):
+    """The gate over the first characters of all lines only saves work: without it the same texts would change."""
+    assert (outcome(text) is None) == (without_chrome(text) == text)
+
+
+@pytest.mark.parametrize("lead", ["", "*", "--", "【 《", "—— · "])
+@pytest.mark.parametrize("end", ["", "\n", " |"])
+def test_the_gate_sees_chrome_behind_decoration(lead: str, end: str):
+    """Up to six signs of decoration are looked past, at the beginning and at the end of a batch too."""
+    batch = [line for chrome in CHROME for line in (f"{lead}{chrome}{end}", "x")]
+    found = strip_boilerplate(Texts(batch), CleanRules())
+    assert [index for index, text in enumerate(batch) if without_chrome(text) != text] == sorted(found)
+    assert sum(index % 2 == 0 for index in found) > 0.8 * len(CHROME)
+
+
+def test_rulers_below_each_other_take_no_quadratic_time():
+    """A table drawn of dashes has thousands of lines without a letter; a quadratic step would stop this test."""
+    text = "\n".join([*["Some words."] * 10, *["-"] * 200_000, *["More words."] * 10, "© 2020 Example Inc."])
+    assert isinstance(outcome(text), Changed)
 
 
 def test_a_notice_of_rights_below_its_heading_stays():

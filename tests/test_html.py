@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimind.data.rules.html import unwrap_html
+from minimind.data.rules import markup
+from minimind.data.rules.html import _outcome, unwrap_html
 from minimind.data.rules.settings import CleanRules
 from minimind.data.rules.texts import Changed, Dropped, Texts
 
@@ -250,10 +251,36 @@ def test_wrapping_a_text_in_a_page_loses_nothing():
             )
 
 
-def test_nesting_and_unclosed_openings_take_no_quadratic_time():
-    """One page of a hundred thousand open tags must not stop a corpus."""
-    for text in ("<div>" * 50_000 + "x", "<!--" * 50_000, "<script>" * 50_000, "&lt;" * 100_000, "[code]" * 30_000):
-        outcome(text)
+NESTED = {
+    "open elements": ("<div>" * 50_000 + "x", None),
+    "paragraphs without an end": ("<p>" * 50_000 + "x", Changed("x")),
+    "open comments": ("<!--" * 50_000, None),
+    "open comments before crumbs": (
+        "<!--" * 50_000 + "\nIt was late.<br>\nHe went <b>home</b>.\nHe slept.",
+        Changed("<!--" * 50_000 + "\nIt was late.\nHe went home.\nHe slept."),
+    ),
+    "open scripts": ("<script>" * 50_000, None),
+    "entities": ("&lt;" * 100_000, Changed("<" * 100_000)),
+    "BBCode": ("[code]" * 30_000 + "[/b]", None),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_nesting_and_unclosed_openings_take_no_quadratic_time(name: str):
+    """One page of a hundred thousand open tags must not stop a corpus: a quadratic step would stop this test too."""
+    text, becomes = NESTED[name]
+    assert outcome(text) == becomes
+
+
+def test_a_control_character_written_as_an_entity_stops_nothing():
+    """`&#6;` is one of the marks the walk over a page writes into its output; from the page it must not come."""
+    assert unwrapped("<p>one &#6;word</p><pre>a  b</pre><p>&#6;0&#6;</p>") == "one word\na  b\n0"
+
+
+def test_an_empty_class_stops_nothing():
+    """Generators of pages write `class=""` for no class at all."""
+    assert outcome("# Title\n\nText.\n\n<div class=\"\" id=''>a picture</div>") is None
+    assert unwrapped('# Title\n\nText.\n\n<div class="" id="footer">Contact</div>') == "# Title\n\nText."
 
 
 def test_texts_do_not_depend_on_their_batch():
@@ -309,3 +336,21 @@ def test_a_drawing_stays():
     assert (
         outcome(drawing + '<path d="M8 4.846v10.38l-2.344-2.288-1.34 2.734z"/><style>a{b:c}</style></g></svg>') is None
     )
+
+
+SIGNS = (
+    "# |```|~~~|:::|](http:|---|--|.. note::|{#id}|``x``|:ref:`x`|**b**|`b`|- |* i|![|](|@@ -1|diff --git a|Index: |@@"
+    "|tag|tags|html|escaped|attr\u0131bute|ent\u0130ty|\u017fvg|标签|dom|stage|:| |\n|a|1|转义|=>|};|x = 1|)|=|f(x)"
+)
+
+
+@SETTLED
+@given(st.lists(st.sampled_from([*PIECES, *SIGNS.split("|")]), max_size=12).map("".join))
+def test_no_quick_look_hides_anything(text: str):
+    """Counts of characters and literals only save work: without them the same would be found."""
+    assert outcome(text) == _outcome(text)
+    assert markup.speaks_of_markup(text) == bool(markup._TALK.search(text))
+    assert markup._has_markdown(text) == bool(markup._MARKDOWN.search(text))
+    assert markup._is_diff(text) == bool(markup._DIFF.search(text))
+    signs = markup._has_any(markup._LIGHT_SIGNS, text)
+    assert signs or not markup._LIGHT_MARKDOWN.search(text)

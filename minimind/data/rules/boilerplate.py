@@ -8,7 +8,8 @@ Project Gutenberg. Out go
     all of them where they are a quarter of a text (lists of "title, read more").
 A text that is nothing much else is dropped. Sentences that use the same words, code and licences stay.
 
-Which lines are chrome is `chrome_lines`. The gate looks at the first characters of all lines of a batch at once.
+Which lines are chrome is `chrome_lines`. The gate looks at the first characters of all lines of a batch at once:
+pairs of them spare most lines the hash of up to eight.
 Not here: markup (`html`); chrome in the middle of a line.
 """
 
@@ -32,10 +33,14 @@ DENSE = 0.25
 """Of lines, from which on chrome is the text's pattern."""
 _MAX_DECORATION = 6
 """Characters of decoration that the gate looks past."""
+_DECORATION, _ODD, _OTHERS = 1, 2, 3
+"""Numbers of letters; 0 for those no key begins with."""
+_ODD_LETTERS = "©\u212a\u0130"
+"""A key of its own, and two that are k and i in small letters: for these the whole key decides, as for all lines."""
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 """The golden ratio times 2^64, odd: the usual multiplier for mixing bits."""
 _KEY_SHIFT = np.uint64(42)
-"""Leaves 22 bits: of a table of 4 MB some 1,400 entries are set, so one line in 700 passes by chance."""
+"""Leaves 22 bits: of a table of 4 MB some 750 entries are set, so one line in 1,100 passes by chance."""
 _GUTENBERG_KEYS = frozenset(("start of", "end of t", "end of p"))
 _GUTENBERG_START = re.compile(r"[ \t]*\*{3} ?START OF (?:THE|THIS) PROJECT GUTENBERG EBOOK[^\n]*\n?", re.I)
 _GUTENBERG_END = re.compile(
@@ -44,7 +49,7 @@ _GUTENBERG_END = re.compile(
 )
 _LICENCE = re.compile(
     r"permission (?:is|to use)|redistribut|licen[cs]ed? (?:under|agreement|for)|terms and conditions for|public domain"
-    r"|许可证|许可协议|著作权法|^\W*(?:head\d\s+)?copyright(?: and licen[cs]e)?\W*$",
+    r"|许可证|许可协议|著作权法|^[^\w\n]*(?:head\d\s+)?copyright(?: and licen[cs]e)?[^\w\n]*$",
     re.I | re.M,
 )
 """A text that grants or discusses rights: the copyright lines in it are its own."""
@@ -112,13 +117,15 @@ def _without_once(text: str) -> str:
 def _levels(text: str, lines: list[str]) -> list[Level]:
     """The level of every line; lines inside code fences are text, and rights in a text about rights."""
     levels, fenced = [], False
-    about_rights = _LICENCE.search(text) is not None
     for line in lines:
         fenced ^= line.lstrip().startswith(("```", "~~~"))
-        level = Level.TEXT if fenced else chrome_level(line)
-        if level is not Level.TEXT and about_rights and _RIGHTS.search(line):
-            level = Level.TEXT
-        levels.append(level)
+        levels.append(Level.TEXT if fenced else chrome_level(line))
+    rights = [
+        number for number, level in enumerate(levels) if level is not Level.TEXT and _RIGHTS.search(lines[number])
+    ]
+    if rights and _LICENCE.search(text):
+        for number in rights:
+            levels[number] = Level.TEXT
     return levels
 
 
@@ -176,13 +183,8 @@ def _candidates(texts: Texts) -> list[int]:
     codes = texts.codes
     if not len(codes):
         return []
-    starts = np.concatenate((np.flatnonzero(codes == 10) + 1, texts.offsets[:-1]))
-    starts = starts[starts < len(codes)]
-    decoration, likely = _gate_tables()
-    moving = np.arange(len(starts))
-    for _ in range(_MAX_DECORATION):
-        moving = moving[decoration[np.minimum(codes[starts[moving]], len(decoration) - 1)]]
-        starts[moving] = np.minimum(starts[moving] + 1, len(codes) - 1)
+    starts = _likely_starts(codes, texts.offsets)
+    likely = _likely_keys()
     hit = np.zeros(len(starts), np.bool_)
     key = np.zeros(len(starts), np.uint64)
     for size in range(1, max(KEY_SIZES) + 1):
@@ -198,6 +200,28 @@ def _candidates(texts: Texts) -> list[int]:
     return sorted(found)
 
 
+def _likely_starts(codes: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where lines begin, decoration left aside, with three characters that lines of chrome begin with."""
+    letters, pairs = _first_letters()
+
+    def number(places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
+        return letters.take(codes.take(places, mode="clip"), mode="clip")
+
+    starts = np.concatenate((np.flatnonzero(codes == ord("\n")) + 1, offsets[:-1]))
+    starts = starts[starts < len(codes)]
+    first = number(starts)
+    starts, first = starts[first > 0], first[first > 0]
+    moving = np.flatnonzero(first == _DECORATION)
+    for _ in range(_MAX_DECORATION):
+        starts[moving] = np.minimum(starts[moving] + 1, len(codes) - 1)
+        first[moving] = number(starts[moving])
+        moving = moving[first[moving] == _DECORATION]
+    second = number(starts + 1)
+    likely = pairs[0][first, second]
+    starts, first, second = starts[likely], first[likely], second[likely]
+    return starts[pairs[1][second, number(starts + 2)] | (first <= _ODD)]
+
+
 def _is_chrome_at(text: str, place: int) -> bool:
     start = text.rfind("\n", 0, place) + 1
     end = text.find("\n", place)
@@ -206,21 +230,43 @@ def _is_chrome_at(text: str, place: int) -> bool:
 
 def _lower(codes: npt.NDArray[np.uint32], places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     """The code points there, A-Z as a-z; 0 behind the end."""
-    chars = codes[np.minimum(places, len(codes) - 1)].astype(np.uint64)
+    chars = codes[np.minimum(places, len(codes) - 1)]
     chars[places >= len(codes)] = 0
-    upper = (chars >= ord("A")) & (chars <= ord("Z"))
-    return chars + upper * np.uint64(32)
+    chars |= (chars - ord("A") < 26).astype(np.uint32) << 5  # less than 0 is far more than 26
+    return chars.astype(np.uint64)
 
 
 @cache
-def _gate_tables() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which code points are decoration, and which hashes of first characters lines of chrome have."""
-    decoration = np.zeros(1 << 16, np.bool_)
-    decoration[[ord(char) for char in DECORATION]] = True
+def _likely_keys() -> npt.NDArray[np.bool_]:
+    """Which hashes the first characters of lines of chrome have."""
     likely = np.zeros(1 << 22, np.bool_)
     for text in gate_keys() | _GUTENBERG_KEYS:
         key = 0
         for char in text:
             key = (key + ord(char)) * int(_FACTOR) % (1 << 64)
         likely[key >> int(_KEY_SHIFT)] = True
-    return decoration, likely
+    return likely
+
+
+@cache
+def _first_letters() -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.bool_]]:
+    """A number for every code point, and which numbers the second and the third letter of a key may have.
+
+    As two tables: by the numbers of first and second letter, and of second and third.
+    """
+    beginnings = {key[:3] for key in gate_keys() | _GUTENBERG_KEYS}
+    chars = sorted(set("".join(beginnings)) - set(DECORATION) - set(_ODD_LETTERS))
+    letters = np.zeros(1 << 16, np.uint16)
+    letters[[ord(char) for char in chars]] = np.arange(_OTHERS, _OTHERS + len(chars))
+    letters[ord("A") : ord("Z") + 1] = letters[ord("a") : ord("z") + 1]
+    letters[[ord(char) for char in DECORATION]] = _DECORATION
+    letters[[ord(char) for char in _ODD_LETTERS]] = _ODD
+    pairs = np.zeros((2, _OTHERS + len(chars), _OTHERS + len(chars)), np.bool_)
+    pairs[0, [_DECORATION, _ODD]] = True  # more decoration than is looked past; the keys decide
+    pairs[1, _ODD] = True
+    pairs[:, :, _ODD] = True
+    for text in beginnings:
+        numbers = letters[[ord(char) for char in text]].tolist()
+        for place, letter in enumerate(numbers[:2]):
+            pairs[place, letter, numbers[place + 1] if place + 1 < len(numbers) else slice(None)] = True
+    return letters, pairs

@@ -11,20 +11,16 @@ Every step is repeated until nothing changes, so the rule finds nothing in its o
 
 import html
 import re
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
 
 from minimind.data.rules.boilerplate import is_chrome
-from minimind.data.rules.markup import (
-    KNOWN_TAG,
-    Tag,
-    Verdict,
-    code_masked,
-    is_markdown,
-    is_source,
-    judge,
-    speaks_of_markup,
-    working_tags,
-)
-from minimind.data.rules.page_chrome import is_chrome_block
+from minimind.data.rules.characters import kind_table
+from minimind.data.rules.markup import Verdict, is_markdown, is_source, judge, speaks_of_markup
+from minimind.data.rules.markup_tags import KNOWN_TAG, Tag, code_masked, working_tags
+from minimind.data.rules.page_chrome import is_chrome_block, may_be_chrome
 from minimind.data.rules.page_text import page_text
 from minimind.data.rules.settings import CleanRules
 from minimind.data.rules.texts import Changed, CharClass, Dropped, Outcomes, Texts
@@ -36,7 +32,9 @@ _ESCAPED_TAG = re.compile(
     r"&(?:amp;)*(?:lt|#60|#x3c);\s*/?\s*(?:p|div|br|span|a|b|i|strong|li|ul|h[1-6]|td|tr|font)\b", re.I
 )
 _ENTITY_TALK = re.compile(r"\b(?:x?html5?|xml|sgml|markup|entit(?:y|ies)|escap(?:e|es|ed|ing))\b|转义|实体|源码", re.I)
-_LINE_TAG = re.compile(r"^[ \t]*<([A-Za-z]+)\b[^<>]*>", re.M)
+_FIRST_TAG = re.compile(r"\s*<([A-Za-z][A-Za-z0-9]*)")
+_LAST_TAG = re.compile(r"</([A-Za-z][A-Za-z0-9]*)[^<>]*>\s*\Z")
+_OPENING_TAG = re.compile(r"<([A-Za-z]+)\b[^<>]*>")
 _BBCODE_NAMES = (
     "b|i|u|s|url|img|quote|size|color|font|align|center|list|email|attach|attachimg|flash|media|audio|table|tr|td|code"
     "|indent|float|backcolor|hide|free"
@@ -53,19 +51,30 @@ _BBCODE_CODE = re.compile(r"\[code\]((?:(?!\[code\]).)*?)\[/code\]", re.I | re.S
 
 def unwrap_html(texts: Texts, settings: CleanRules) -> Outcomes:
     """Texts that are pages, or have crumbs of markup, as the text a reader sees."""
-    with_tags = set(texts.having(CharClass.LESS_THAN))
     outcomes: dict[int, Changed | Dropped] = {}
-    for index, text in enumerate(texts.texts):
-        if _is_suspect(text, tagged=index in with_tags) and (outcome := _outcome(text)):
+    for index in _suspects(texts):
+        if outcome := _outcome(texts.texts[index]):
             outcomes[index] = outcome
     return outcomes
 
 
-def _is_suspect(text: str, *, tagged: bool) -> bool:
-    """A quick look, from the cheapest on: literals are found at the speed of memory."""
-    if tagged and KNOWN_TAG.search(text):
-        return True
-    return ("&" in text and _ENTITY.search(text) is not None) or ("[/" in text and _BBCODE_END.search(text) is not None)
+def _suspects(texts: Texts) -> list[int]:
+    """The texts with something like a tag, an entity or an end of BBCode; others are told by counts alone."""
+    tagged = texts.count(CharClass.LESS_THAN) > 0
+    with_entities = _having(texts, "&") & _having(texts, ";")
+    with_bbcode = _having(texts, "[") & _having(texts, "/") & _having(texts, "]")
+    return [
+        index
+        for index in np.flatnonzero(tagged | with_entities | with_bbcode).tolist()
+        if (tagged[index] and KNOWN_TAG.search(texts.texts[index]))
+        or (with_entities[index] and _ENTITY.search(texts.texts[index]))
+        or (with_bbcode[index] and "[/" in texts.texts[index] and _BBCODE_END.search(texts.texts[index]))
+    ]
+
+
+def _having(texts: Texts, sign: str) -> npt.NDArray[np.bool_]:
+    """Which texts have an ASCII character, which is a kind of its own."""
+    return texts.histogram[:, kind_table()[ord(sign)]] > 0
 
 
 def _outcome(text: str) -> Changed | Dropped | None:
@@ -118,11 +127,10 @@ def _unwrap_lines(text: str) -> str:
 
 def _without_edges(text: str) -> str:
     """`text` without the menus, footers and trackers that stand before its first and behind its last line."""
-    if text.lstrip()[:1] != "<" and text.rstrip()[-1:] != ">":
+    ends = _FIRST_TAG.match(text), text.rstrip().endswith(">") and _LAST_TAG.match(text, text.rfind("<"))
+    if not any(tag and may_be_chrome(tag[1].lower()) for tag in ends):
         return text
-    if not any(
-        tag[1].lower() == "script" or is_chrome_block(tag[1].lower(), tag[0]) for tag in _LINE_TAG.finditer(text)
-    ):
+    if not any(name == "script" or is_chrome_block(name, tag) for name, tag in _tags_before_text(text)):
         return text  # a glance at opening tags, before every tag is looked at
     tags = working_tags(code_masked(text))
     chrome = [(start, end) for start, end, tag in _elements(tags) if is_chrome_block(tag.name, text[start:end])]
@@ -136,6 +144,15 @@ def _without_edges(text: str) -> str:
     if (first, last) == (0, len(text)):
         return text
     return _page_decoded(text[first:last].strip("\n").rstrip())
+
+
+def _tags_before_text(text: str) -> Iterator[tuple[str, str]]:
+    """The names and sources of the opening tags that nothing stands before on their lines, if they may be chrome."""
+    for tag in _OPENING_TAG.finditer(text):
+        if may_be_chrome(name := tag[1].lower()):
+            start = tag.start()
+            if not text[text.rfind("\n", 0, start) + 1 : start].strip(" \t"):
+                yield name, tag[0]
 
 
 def _page_decoded(text: str) -> str:
@@ -165,10 +182,12 @@ def _elements(tags: list[Tag]) -> list[tuple[int, int, Tag]]:
 
 
 def _comments(text: str) -> list[tuple[int, int, Tag]]:
-    return [
-        (match.start(), match.end(), Tag(match.start(), match.end(), "!", False, ""))
-        for match in re.finditer(r"<!--.*?-->", text, re.S)
-    ]
+    comments: list[tuple[int, int, Tag]] = []
+    start = text.find("<!--")
+    while start >= 0 and (end := text.find("-->", start + 4)) >= 0:
+        comments.append((start, end + 3, Tag(start, end + 3, "!", False, "")))
+        start = text.find("<!--", end + 3)
+    return comments
 
 
 def _line_groups(text: str, spans: list[tuple[int, int, Tag]]) -> list[tuple[int, int, bool]]:

@@ -5,7 +5,7 @@ Not here: menus that only their links give away (`page_text`).
 
 import re
 
-from minimind.data.rules.markup import BLOCKS
+from minimind.data.rules.markup_tags import BLOCKS
 
 _UNSEEN_NAMES = (
     "head title script style noscript template nav footer aside button iframe select option textarea input svg canvas"
@@ -15,6 +15,7 @@ UNSEEN = frozenset(_UNSEEN_NAMES.split())
 """Elements that are never text."""
 FRAME = frozenset(("html", "body", "main", "article"))
 """Elements whose class says how the page is laid out rather than what they are."""
+_CHROME_NAMES = frozenset(("nav", "footer", "iframe", "noscript"))
 _CHROME_CLASS = re.compile(
     r"(?:(?:main|site|top|bottom|page|global|primary|header|footer|left|right|user|mobile|social|tag|post|blog)[-_]?)?"
     r"(?:nav|navbar|navi|navigation|menu|breadcrumbs?|crumbs?|footer|foot|sidebar|share|sharing|social|cookies?|consent|"
@@ -35,22 +36,25 @@ _TRACKER = re.compile(
 )
 
 
+def may_be_chrome(name: str) -> bool:
+    """Whether an element of that name can be a menu, a footer or a tracker."""
+    return name in BLOCKS and name not in FRAME
+
+
 def is_chrome_block(name: str, source: str) -> bool:
     """Whether the element `source`, of that name, is a menu, a footer or a tracker by name, class or script."""
     if name == "script":
         return bool(_TRACKER.search(source))
+    if name in _CHROME_NAMES or not may_be_chrome(name):
+        return name in _CHROME_NAMES
     opening = source[: source.find(">") + 1]
-    classes = [name for match in _CLASSES.finditer(opening) for name in (match[1] or match[2] or match[3]).split()]
-    return name in ("nav", "footer", "iframe", "noscript") or (
-        name in BLOCKS
-        and name not in FRAME
-        and any(_CHROME_CLASS.fullmatch(name) or name.lower() in _BANDS for name in classes)
-    )
+    classes = [name for groups in _CLASSES.findall(opening) for name in "".join(groups).split()]
+    return any(_CHROME_CLASS.fullmatch(name) or name.lower() in _BANDS for name in classes)
 
 
 def is_chrome_element(name: str, attributes: dict[str, str | None]) -> bool:
     """Whether an element of that name is chrome by class, id or role."""
-    if name in FRAME or name not in BLOCKS or not attributes:
+    if not attributes or not may_be_chrome(name):
         return False
     names = f"{attributes.get('class') or ''} {attributes.get('id') or ''}".split()
     return attributes.get("role") in _ROLES or any(_CHROME_CLASS.fullmatch(name) for name in names)
@@ -58,4 +62,5 @@ def is_chrome_element(name: str, attributes: dict[str, str | None]) -> bool:
 
 def is_hidden(attributes: dict[str, str | None]) -> bool:
     """Whether a browser would not show the element."""
-    return "hidden" in attributes or bool(_HIDDEN_STYLE.search(attributes.get("style") or ""))
+    style = attributes.get("style")
+    return "hidden" in attributes or (style is not None and _HIDDEN_STYLE.search(style) is not None)

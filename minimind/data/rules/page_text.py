@@ -8,12 +8,11 @@ Not here: whether a text is a page (`markup`). Text in pictures, and what script
 """
 
 import re
-from dataclasses import dataclass
 from textwrap import dedent
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from minimind.data.rules.markup import BLOCKS
+from minimind.data.rules.markup_tags import BLOCKS
 from minimind.data.rules.page_chrome import FRAME, UNSEEN, is_chrome_element, is_hidden
 
 _PARAGRAPHS = frozenset(
@@ -26,17 +25,21 @@ _LINK_SHARE = 0.6
 _LINK_LETTERS = 60
 """A menu's links are short: longer ones on average are sentences."""
 _EDGE, _BREAK, _CELL, _ITEM, _VERBATIM = "\x02", "\x03", "\x04", "\x05", "\x06"
+_Mark = tuple[int, int, int, int]
+"""A place in the output, and the letters, letters in links and links that had been counted by then."""
+_EDGES = frozenset((_EDGE, _BREAK, _ITEM, _CELL))
 _MARKS = re.compile("[\x00-\x06]")
 _TAG_REST = re.compile(r"\A(?:[^<>\n]{0,300}[\"'])?\s*/?>")
 """Where a text begins inside a tag."""
 _TABLE_TAG = re.compile(r"</?(table|t[drh]|tbody)\b", re.I)
 _SHORTCODE = re.compile(r"\[/?(?:caption|gallery|embed|playlist|vc_\w+|et_pb_\w+)\b[^\]\n]{0,500}\]")
 """What WordPress would have filled in."""
-_GAP = re.compile("(?<![ \t\n\x02\x03])[ \t\n\x02\x03]*[\x02\x03]")
+_GAP = re.compile("[ \t\n\x02\x03](?<![ \t\n\x02\x03]{2})(?:[ \t\n\x02\x03]*[\x02\x03]|(?<=[\x02\x03]))")
+"""The first of some blanks and marks, then all up to the last mark."""
 _ITEM_GAP = re.compile("\x05(- |[0-9]+\\. )[ \t\n\x02\x03]*")
 _LINE_END = re.compile(r"(?<![ \t\r])[ \t\r]*\n\s*")
 _HAN_GAP = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])[ \t]{0,80}\n\s{0,200}(?=[\u3000-\u9fff\uff00-\uffef])")
-_SPACE_BEFORE_END = re.compile(r"(?<![ \t])[ \t]+$", re.M)
+_BLANK_LINES = re.compile(r"\n{4,}")
 _SUPERSCRIPTS = str.maketrans("0123456789+-n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ")
 _SUBSCRIPTS = str.maketrans("0123456789+-n", "₀₁₂₃₄₅₆₇₈₉₊₋ₙ")
 
@@ -49,17 +52,15 @@ def page_text(page: str) -> str:
     return _Walk(LexborHTMLParser(page.encode("utf-8", "replace").decode("utf-8"))).text()
 
 
-@dataclass
 class _Open:
-    """An element that was entered: where its output begins and what had been counted by then."""
+    """An element that was entered."""
 
-    tag: str
-    start: int
-    letters: int
-    link_letters: int
-    links: int
-    chrome: bool
-    number: int = 0
+    __slots__ = ("chrome", "mark", "number", "tag")
+
+    def __init__(self, tag: str, mark: _Mark, *, chrome: bool) -> None:
+        self.tag, self.mark, self.chrome = tag, mark, chrome
+        self.number = 0
+        """Items or cells in it so far."""
 
 
 class _Walk:
@@ -71,7 +72,7 @@ class _Walk:
         self.open: list[_Open] = []
         self.letters = self.link_letters = self.links = 0
         self.in_link = self.in_paragraph = 0
-        self.run = _Open("", 0, 0, 0, 0, False)
+        self.run: _Mark = (0, 0, 0, 0)
         if parser.root is not None:
             self._walk(parser.root)
 
@@ -79,8 +80,9 @@ class _Walk:
         """The output with marks turned into line ends, and blanks tidied."""
         self._end_run()
         text = _ITEM_GAP.sub(r"\1", "".join(self.out).replace("\xa0", " "))
-        text = _SPACE_BEFORE_END.sub("", _GAP.sub(_line_ends, text).replace(_CELL, " | "))
-        text = re.sub(r"\n{4,}", "\n\n\n", text).strip("\n").rstrip()
+        text = _GAP.sub(_line_ends, text).replace(_CELL, " | ")
+        text = "\n".join(line.rstrip(" \t") for line in text.split("\n"))
+        text = _BLANK_LINES.sub("\n\n\n", text).strip("\n").rstrip()
         parts = text.split(_VERBATIM)
         whole = [part if place % 2 == 0 else self.verbatim[int(part)] for place, part in enumerate(parts)]
         return "".join(whole)
@@ -103,10 +105,10 @@ class _Walk:
     def _enter(self, node: LexborNode) -> LexborNode | None:
         """Writes what comes before the children of `node`, and gives the first of them that is to be walked."""
         if node.is_text_node:
-            self._write(node.text_content or "")
+            self._write((node.text_content or "").replace(_VERBATIM, ""))  # `&#6;` makes one
             return None
         tag = node.tag or ""
-        if not node.is_element_node or tag in UNSEEN or tag.startswith("amp-"):
+        if tag in UNSEEN or not node.is_element_node or tag.startswith("amp-"):
             return None
         if tag == "br":
             self.out.append(_BREAK)
@@ -115,17 +117,12 @@ class _Walk:
         attributes = node.attributes
         if attributes and is_hidden(attributes):
             return None
-        child = node.first_child
-        if child is None:
-            if tag in BLOCKS:
-                self._edge()
-            return None
         if tag in BLOCKS:
             self._edge()
-        self.open.append(
-            _Open(tag, len(self.out), self.letters, self.link_letters, self.links, self._is_chrome(tag, attributes))
-        )
-        self._open_marks(tag)
+        child = node.first_child
+        if child is not None:
+            self.open.append(_Open(tag, self._mark(), chrome=self._is_chrome(tag, attributes)))
+            self._open_marks(tag)
         return child
 
     def _open_marks(self, tag: str) -> None:
@@ -144,8 +141,7 @@ class _Walk:
                 while self.out and self.out[-1] == _EDGE:
                     self.out.pop()
                 self.out.append(_CELL)
-                self.open[-1].start = len(self.out)
-                self.run = self._mark()
+                self.run = self.open[-1].mark = self._mark()
 
     def _leave(self) -> None:
         """Writes what comes behind the children of the innermost open element, or takes it all back."""
@@ -156,12 +152,13 @@ class _Walk:
         if tag not in BLOCKS:
             return
         self._end_run()
-        letters = self.letters - element.letters
-        is_chrome = (element.chrome and letters <= _MAX_CHROME) or (tag not in FRAME and self._is_menu(element))
+        start, letters_before, _, _ = element.mark
+        letters = self.letters - letters_before
+        is_chrome = (element.chrome and letters <= _MAX_CHROME) or (tag not in FRAME and self._is_menu(element.mark))
         if is_chrome or (tag == "li" and not letters):
-            self._take_back(element)
+            self._take_back(element.mark)
         elif tag == "tr":
-            self._close_row(element.start)
+            self._close_row(start)
         if tag not in ("td", "th"):
             self._edge()
         self.run = self._mark()
@@ -173,11 +170,13 @@ class _Walk:
         if _EDGE in inner or _BREAK in inner:
             self.out[start:] = [_EDGE if piece == _CELL else piece for piece in row]
 
-    def _is_menu(self, since: _Open) -> bool:
-        links = self.links - since.links
-        linked = self.link_letters - since.link_letters
-        letters = self.letters - since.letters
-        return links > 2 and linked > _LINK_SHARE * letters and linked <= _LINK_LETTERS * links
+    def _is_menu(self, since: _Mark) -> bool:
+        _, letters, link_letters, links = since
+        links = self.links - links
+        if links < 3:
+            return False
+        linked = self.link_letters - link_letters
+        return linked > _LINK_SHARE * (self.letters - letters) and linked <= _LINK_LETTERS * links
 
     def _is_chrome(self, tag: str, attributes: dict[str, str | None]) -> bool:
         if tag == "header":
@@ -185,14 +184,11 @@ class _Walk:
         return is_chrome_element(tag, attributes)
 
     def _write(self, text: str) -> None:
-        at_edge = not self.out or self.out[-1][:1] in (_EDGE, _BREAK, _ITEM, _CELL)
-        if self.in_paragraph:
-            text = text.lstrip() if at_edge and "\n" in _blanks_before(text) else text
-            text = _LINE_END.sub(" ", _HAN_GAP.sub("", text))
-        elif "\n" in text:
-            text = _loose(text, at_edge=at_edge)
+        at_edge = not self.out or self.out[-1][:1] in _EDGES
         if at_edge and not text.strip():
             return
+        if "\n" in text:
+            text = _joined(text, at_edge=at_edge) if self.in_paragraph else _loose(text, at_edge=at_edge)
         letters = len(text.strip())
         self.letters += letters
         self.link_letters += letters if self.in_link else 0
@@ -233,12 +229,12 @@ class _Walk:
         if self._is_menu(self.run):
             self._take_back(self.run)
 
-    def _mark(self) -> _Open:
-        return _Open("", len(self.out), self.letters, self.link_letters, self.links, False)
+    def _mark(self) -> _Mark:
+        return len(self.out), self.letters, self.link_letters, self.links
 
-    def _take_back(self, since: _Open) -> None:
-        del self.out[since.start :]
-        self.letters, self.link_letters, self.links = since.letters, since.link_letters, since.links
+    def _take_back(self, since: _Mark) -> None:
+        start, self.letters, self.link_letters, self.links = since
+        del self.out[start:]
 
 
 def _looks_like_code(node: LexborNode, text: str) -> bool:
@@ -251,6 +247,12 @@ def _looks_like_code(node: LexborNode, text: str) -> bool:
 
 def _blanks_before(text: str) -> str:
     return text[: len(text) - len(text.lstrip())]
+
+
+def _joined(text: str, *, at_edge: bool) -> str:
+    """Text of a paragraph: its line ends are blanks, and between Han characters nothing."""
+    text = text.lstrip() if at_edge and "\n" in _blanks_before(text) else text
+    return _LINE_END.sub(" ", _HAN_GAP.sub("", text))
 
 
 def _loose(text: str, *, at_edge: bool) -> str:
