@@ -33,7 +33,7 @@ from minimind.data.folding import Folded, content_keys, fold
 from minimind.data.groups import equal_groups
 from minimind.data.rules.texts import Texts
 from minimind.data.signatures import SHINGLE, hash_shingles, shingle_sets, signatures
-from minimind.data.similarity import jaccard
+from minimind.data.similarity import jaccards_of
 
 THRESHOLD = 0.8
 DOCUMENTS = 10_000
@@ -69,8 +69,7 @@ def minimind_verified(texts: list[str]) -> Pairs:
     candidates = minimind(texts)
     rows, places = np.unique(candidates, return_inverse=True)
     sets = shingle_sets(fold(Texts([texts[row] for row in rows.tolist()])))
-    similar = [jaccard(sets[a], sets[b]) >= THRESHOLD for a, b in places.reshape(-1, 2).tolist()]
-    return candidates[np.array(similar, np.bool_)]
+    return candidates[jaccards_of(sets, places.reshape(-1, 2)) >= THRESHOLD]
 
 
 def rensa(texts: list[str]) -> Pairs:
@@ -194,7 +193,7 @@ def true_pairs(sets: list[npt.NDArray[np.uint64]], threshold: float = THRESHOLD)
             packed.append(np.minimum(one, other)[fits] * len(sets) + np.maximum(one, other)[fits])
     unique = np.unique(np.concatenate(packed))
     pairs = np.stack((unique // len(sets), unique % len(sets)), axis=1)
-    return pairs[[jaccard(sets[a], sets[b]) >= threshold for a, b in pairs.tolist()]]
+    return pairs[jaccards_of(sets, pairs) >= threshold]
 
 
 def _folded(texts: list[str]) -> Iterator[Folded]:

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -93,12 +94,16 @@ def build(
             files=[],
             created_at=runtime.now(),
             seconds=round(time.monotonic() - started, 3),
-            code_commit=runtime.git_commit(),
-            libraries=runtime.libraries(),
-            host=runtime.host(),
+            **_surroundings(),
             context=dict(context or {}),
         )
         return store.seal(scratch, summary, manifest), False
+
+
+@cache
+def _surroundings() -> dict[str, Any]:
+    """The commit, the libraries and the machine, asked once: this process goes on with what it started with."""
+    return {"code_commit": runtime.git_commit(), "libraries": runtime.libraries(), "host": runtime.host()}
 
 
 def _find(store: Store, name: str, fingerprint: str) -> Artifact | None:

@@ -5,16 +5,17 @@ so the same jobs run in processes here and on a cluster that sees the same files
 where a job ran or which finished first: they come in the order of the jobs.
 """
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from minimind import runtime
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ProcessPoolExecutor
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -60,8 +61,11 @@ def in_processes(function: Callable[[Job], Result], jobs: Sequence[Job], *, work
                 future.cancel()
 
 
-def process_pool(workers: int) -> ProcessPoolExecutor:
+def process_pool(workers: int) -> "ProcessPoolExecutor":
     """Fresh processes (no forked locks or threads) that end with this one, each using one thread."""
+    import multiprocessing  # not at the top: a seventieth of a second that one worker can do without
+    from concurrent.futures import ProcessPoolExecutor
+
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker)
 
 

@@ -32,8 +32,7 @@ def change(line: int = 1, **changes: Any) -> dict[str, Any]:
 def write_changes(directory: Path, rows: list[dict[str, Any]]) -> bytes:
     directory.mkdir(exist_ok=True)
     with ChangeLog(directory) as log:
-        for row in rows:
-            log.add(**row)
+        log.add_all(*([row[name] for row in rows] for name in ("source", "file", "line", "rules", "before", "after")))
     return (directory / CHANGED_FILE).read_bytes()
 
 
@@ -49,7 +48,6 @@ def test_a_dropped_row_is_one_line_with_all_that_is_known_of_it(tmp_path: Path) 
     assert [json.loads(line) for line in lines[:-1]] == [drop(), drop(line=9, reason="too_short")]
     assert lines[-1] == b""
     assert list(json.loads(lines[0])) == ["source", "file", "line", "rule", "reason", "detail", "text"]
-    assert (log.rows, log.counts["html", "web_page"], log.counts["html", "too_short"]) == (2, 1, 1)
 
 
 def test_the_drop_log_goes_on_behind_what_is_there(tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
 """Identity: what changes it, what does not, and how a miss is explained."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from minimind import fingerprint
@@ -27,6 +31,65 @@ def test_comments_docstrings_and_layout_are_no_code(module):
 
 def test_a_changed_line_is_another_code(module):
     assert module("def f(x):\n    return x + 1\n") != module("def f(x):\n    return x + 2\n")
+
+
+def test_a_docstring_in_place_of_nothing_is_no_code(module):
+    assert module("class A:\n    pass\n") == module('class A:\n    """An A."""\n')
+    assert module("class A:\n    x: int = 1\n") == module('class A:\n    x: int = 1\n    """Why 1."""\n')
+
+
+SNIPPETS = """
+f(x); f("x"); f("x\\n"); f(b"x"); f(1); f(True); f(1.0); f(None); f(...); f([1, 2]); f([1], 2); f([[1], 2]); f(*x)
+x = y; x == y; x is y; x: y; x: y = z; x: z = y; x = y = z; del x; assert x; assert x, y; global x; return x; yield x
+if x: y; while x: y; for x in y: z; async for x in y: z; with x: y; with x as z: y; def x(): y; async def x(): y
+def f(x): y; def f(*x): y; def f(**x): y; def f(x=1): y; def f(*, x): y; def f(x, /): y; def f(x) -> z: y; def f(x): z
+lambda: x; lambda x: x; class x: y; class x(z): y; import x; import x as y; from x import y; from . import y; await x
+x if y else z; y if x else z; [x for x in y]; {x for x in y}; (x for x in y); {x: x for x in y}; {x: y}; {x, y}
+f"{x}"; f"{x!r}"; f"{x:y}"; f"{{x}}"; "{x}"; x.y; x[y]; x[y:z]; x[y, z]; -x; not x; x and y; x or y; x @ y; x @= y
+"""
+
+
+def test_code_that_differs_in_anything_but_words_for_people_is_told_apart(module):
+    """A change that is not seen means a stage that is not run again: the worst that reuse can do."""
+    snippets = {snippet.strip() for line in SNIPPETS.splitlines() for snippet in line.split(";") if snippet.strip()}
+    digests = {module(f"async def g():\n    {snippet}\n")["minimind.module"] for snippet in snippets}
+    assert len(digests) == len(snippets) > 70
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_what_is_kept_of_a_module_is_never_old(module, tmp_path, monkeypatch, writes):
+    """Not where an edit leaves the file's size and time as they were; and where Python keeps nothing, nothing is."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", not writes)
+    monkeypatch.setattr(sys, "pycache_prefix", None)
+    path = tmp_path / "module.py"
+    first, times = module("x = 1\n"), path.stat()
+    kept = list(tmp_path.rglob("*.code.json"))
+    assert len(kept) == writes and module("x = 1\n") == first
+    path.write_text("x = 2\n")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    fingerprint._read_module.cache_clear()
+    second = code_digests(["minimind.module"])
+    assert second != first
+    for damage in ("", "{", "[]", "{}", '{"source": 1}'):
+        for file in kept:
+            file.write_text(damage)
+        assert module("x = 2\n") == second
+
+
+def test_to_name_code_is_not_to_run_it():
+    """Modules that a function imports lazily, to start quickly, must stay so."""
+    asked = "import sys; from minimind.fingerprint import code_digests as d; found = d(['minimind.data.cleaning'])"
+    shown = "print(len(found), 'minimind.data.cleaning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", f"{asked}; {shown}"], capture_output=True, text=True, check=True)
+    count, imported = done.stdout.split()
+    assert int(count) > 20 and imported == "False"
+
+
+def test_a_stage_of_somebody_else_has_code_too():
+    """A stage's function may live outside of the package; what it imports from it counts."""
+    assert {__name__, "minimind.fingerprint", "minimind.config"} <= set(code_digests([__name__]))
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        code_digests(["minimind.no_such_module"])
 
 
 def test_code_counts_as_far_as_imports_reach_lazy_ones_included():

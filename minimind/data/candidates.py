@@ -1,7 +1,7 @@
 """Candidates: the pairs of rows whose signatures say that they may be near duplicates.
 
 Two rows whose signatures agree in a band are compared by all 64 bins (by a byte of each, which also agrees by
-chance once in 256): most agree in one band by chance, and fall here, at 0.1 µs a pair and without their texts.
+chance once in 256): most agree in one band by chance, and fall here, at 0.05 µs a pair and without their texts.
 What stays is put aside by the later row, to be read in order.
 
 A band that many rows share (rubbish and forms that all look alike) is not compared pair by pair: each row is
@@ -30,7 +30,8 @@ SLACK = 0.2
 deviation of .036 (seen; .05 if bins were independent)."""
 _ROWS_AT_ONCE = 1 << 14
 _PAIRS_AT_ONCE = 1 << 17
-"""2 x 8 MB of bins."""
+_PAIRS_IN_CACHE = 1 << 12
+"""2 x 256 KB of bins: a core's cache."""
 MAX_ROWS = 1 << 32
 _ROW_BITS, _EARLIER = np.uint64(32), np.uint64(0xFFFFFFFF)
 """A pair is one number, the later row in its upper half."""
@@ -54,8 +55,10 @@ class Candidates:
         The later rows of a part are above those of the part before.
         """
         for part in range(self.spill.parts):
-            pairs = np.unique(self.spill.read(part))
+            pairs = self.spill.read(part).reshape(-1)
             if len(pairs):
+                pairs.sort(kind="stable")  # they come in sorted runs: 2x faster
+                pairs = pairs[np.concatenate(([True], pairs[1:] != pairs[:-1]))]
                 yield (pairs >> _ROW_BITS).astype(np.int64), (pairs & _EARLIER).astype(np.int64)
 
 
@@ -84,7 +87,7 @@ def find_candidates(
             hot_groups += int((groups.sizes > HOT_FIRST + HOT_BEFORE + 1).sum())
             for later, earlier in pairs_of(groups):
                 band_pairs += len(later)
-                alike = np.count_nonzero(bins[later] == bins[earlier], axis=1) >= least
+                alike = _agreeing(bins, later, earlier) >= least
                 later, earlier = rows[later[alike]], rows[earlier[alike]]
                 packed = later.astype(np.uint64) << _ROW_BITS | earlier.astype(np.uint64)
                 spill.add(later // rows_per_part, packed[:, None])
@@ -109,6 +112,18 @@ def pairs_of(groups: Groups) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArra
         place = np.where((number < HOT_FIRST) | (places[members] <= HOT_FIRST + HOT_BEFORE), number, before)
         yield groups.rows[members], groups.rows[begins[members] + place]
         start = stop
+
+
+def _agreeing(
+    bins: npt.NDArray[np.uint8], one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint8]:
+    """In how many of the 64 bins the rows `one` agree with the rows `other`."""
+    counts = np.empty(len(one), np.uint8)
+    for first in range(0, len(one), _PAIRS_IN_CACHE):
+        span = slice(first, first + _PAIRS_IN_CACHE)
+        same = np.packbits(bins.take(one[span], axis=0) == bins.take(other[span], axis=0), axis=1)
+        counts[span] = np.bitwise_count(same.view(np.uint64)).reshape(-1)
+    return counts
 
 
 def _write_bands(

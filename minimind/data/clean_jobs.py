@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from minimind.config import WHERE, Config
-from minimind.data.booking import Book, content_text
+from minimind.data.booking import Book, Fates, content_texts
 from minimind.data.documents import SCHEMAS, RowKind
 from minimind.data.dropped import ChangeLog, DropLog
 from minimind.data.duplicates import NONE, Duplicates
@@ -25,7 +26,7 @@ from minimind.data.ledger import Ledger
 from minimind.data.memory import keep_freed_memory
 from minimind.data.pieces import Advance
 from minimind.data.rules.settings import CleanRules
-from minimind.data.rules.texts import Dropped, Texts
+from minimind.data.rules.texts import Texts
 from minimind.data.shards import RowWriter, bytes_of_rows, read_file
 from minimind.data.signatures import signatures
 
@@ -104,19 +105,18 @@ def select_part(job: SelectJob, out_dir: Path, advance: Advance) -> None:
     with RowWriter(out_dir, kind, compression="lz4") as writer, DropLog(out_dir) as dropped:
         book = Book(kind, Ledger(), dropped)
         for batch in read_file(Path(job.piece) / ROWS_FILE):
-            span = slice(at, at + batch.num_rows)
-            kept = (found.exact_of[span] == NONE) & (found.near_of[span] == NONE)
-            dropped_places = np.flatnonzero(~kept)
-            rows_dropped = batch.take(pa.array(dropped_places)).to_pylist()
-            for place, row in zip(dropped_places.tolist(), rows_dropped, strict=True):
-                rule, outcome = _outcome(found, at + place, origins)
-                sizes = {"size": row["bytes_in"], "characters": row["characters"]}
-                book.is_dropped(row, rule, outcome, **sizes, text=content_text(kind, row))
-            rows = batch.filter(pa.array(kept))
-            book.is_kept(rows, rows["bytes_in"].to_pylist(), bytes_of_rows(kind, rows))
-            writer.write_batch(rows.select(SCHEMAS[kind].names))
-            at += batch.num_rows
-            advance(batch.num_rows)
+            places = np.arange(at, at + batch.num_rows)
+            kept = (found.exact_of[places] == NONE) & (found.near_of[places] == NONE)
+            if not kept.all():
+                rows = batch.filter(pa.array(~kept))
+                measures = {"sizes": rows["bytes_in"].to_pylist(), "characters": rows["characters"].to_pylist()}
+                fates = _fates(found, places[~kept], origins)
+                book.are_dropped(rows, fates, **measures, texts=content_texts(kind, rows))
+                batch = batch.filter(pa.array(kept))
+            book.are_kept(batch, bytes_of_rows(kind, batch))
+            writer.write_batch(batch.select(SCHEMAS[kind].names))
+            at += len(places)
+            advance(len(places))
     book.ledger.write(out_dir)
     (out_dir / CLOCK_FILE).write_text(json.dumps({"select": time.process_time() - began}), encoding="utf-8")
 
@@ -140,11 +140,16 @@ class Origins:
         self._batches = [file.get_batch(number) for file in files for number in range(file.num_record_batches)]
         self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
 
-    def __getitem__(self, index: int) -> str:
-        number = int(np.searchsorted(self._ends, index, "right"))
-        batch = self._batches[number]
-        place = index - int(self._ends[number]) + batch.num_rows
-        return f"{batch['source'][place]}, line {batch['line'][place]}"
+    def take(self, rows: npt.NDArray[np.int64]) -> list[str]:
+        """Source and line of some rows, in their order."""
+        told = np.empty(len(rows), object)
+        numbers = np.searchsorted(self._ends, rows, "right")
+        for number in np.unique(numbers).tolist():
+            batch, places = self._batches[number], np.flatnonzero(numbers == number)
+            within = pa.array(rows[places] - (self._ends[number] - batch.num_rows))
+            names, lines = (batch[column].take(within).to_pylist() for column in ("source", "line"))
+            told[places] = [f"{name}, line {line}" for name, line in zip(names, lines, strict=True)]
+        return told.tolist()
 
 
 def told_column(config: CleanConfig) -> str:
@@ -155,24 +160,33 @@ def told_column(config: CleanConfig) -> str:
 def _enter(book: Book, batch: pa.RecordBatch, verdicts: Verdicts, sizes: Sequence[int]) -> None:
     """Book the rows of a batch as they came in, and what the rules dropped and changed of them."""
     book.came_in(batch, sizes)
-    places = sorted({*verdicts.dropped, *verdicts.changed})
-    chosen = pa.array(places, pa.int64())
-    pairs = zip(batch.take(chosen).to_pylist(), verdicts.rows.take(chosen).to_pylist(), strict=True)
-    for place, (row, becomes) in zip(places, pairs, strict=True):
-        before = content_text(book.kind, row)
-        if place in verdicts.dropped:
-            rule, outcome = verdicts.dropped[place]
-            characters = verdicts.lengths[place]
-            book.is_dropped(row, rule, outcome, size=sizes[place], characters=characters, text=before)
-        else:
-            book.is_changed(row, verdicts.changed[place], before=before, after=content_text(book.kind, becomes))
+    if places := sorted(verdicts.dropped):
+        rows = batch.take(pa.array(places))
+        outcomes = [verdicts.dropped[place] for place in places]
+        fates = Fates(
+            [rule for rule, _ in outcomes], [why.reason for _, why in outcomes], [why.detail for _, why in outcomes]
+        )
+        measures = {
+            "sizes": [sizes[place] for place in places],
+            "characters": [verdicts.lengths[place] for place in places],
+        }
+        book.are_dropped(rows, fates, **measures, texts=content_texts(book.kind, rows))
+    if places := sorted(set(verdicts.changed) - set(verdicts.dropped)):
+        rows, become = (all_rows.take(pa.array(places)) for all_rows in (batch, verdicts.rows))
+        before, after = content_texts(book.kind, rows), content_texts(book.kind, become)
+        book.are_changed(rows, [verdicts.changed[place] for place in places], before=before, after=after)
 
 
-def _outcome(found: Duplicates, index: int, origins: Origins) -> tuple[str, Dropped]:
-    if (first := int(found.exact_of[index])) >= 0:
-        return "duplicates", Dropped("exact_duplicate", f"the same as {origins[first]}")
-    first, likeness = int(found.near_of[index]), float(found.jaccard[index])
-    return "near_duplicates", Dropped("near_duplicate", f"Jaccard similarity {likeness:.3f} with {origins[first]}")
+def _fates(found: Duplicates, rows: npt.NDArray[np.int64], origins: Origins) -> Fates:
+    """Of which row each of `rows`, all of them duplicates, is said to be a copy."""
+    exact = found.exact_of[rows] != NONE
+    firsts = origins.take(np.where(exact, found.exact_of[rows], found.near_of[rows]))
+    details = [
+        f"the same as {first}" if same else f"Jaccard similarity {likeness:.3f} with {first}"
+        for same, likeness, first in zip(exact.tolist(), found.jaccard[rows].tolist(), firsts, strict=True)
+    ]
+    rules = np.where(exact, "duplicates", "near_duplicates").tolist()
+    return Fates(rules, np.where(exact, "exact_duplicate", "near_duplicate").tolist(), details)
 
 
 def _scratch_schema(config: CleanConfig) -> pa.Schema:

@@ -136,15 +136,14 @@ def _add_clusters(ledger: Ledger, config: CleanConfig, found: Duplicates, judged
     texts = TextStore([piece / ROWS_FILE for piece in judged], told_column(config))
     origins = Origins([str(piece) for piece in judged])
     for cluster in largest:
-        shown = zip(cluster.dropped[:MEMBERS_SHOWN], cluster.jaccard, strict=False)
-        ledger.add_cluster(
-            1 + len(cluster.dropped),
-            kept={"where": origins[cluster.kept], "text": texts(cluster.kept)},
-            dropped=[
-                {"where": origins[index], "text": texts(index), "jaccard": round(likeness, 3)}
-                for index, likeness in shown
-            ],
-        )
+        rows = [cluster.kept, *cluster.dropped[:MEMBERS_SHOWN]]
+        members = [
+            {"where": where, "text": text}
+            for where, text in zip(origins.take(np.array(rows)), texts.take(np.array(rows)), strict=True)
+        ]
+        for member, likeness in zip(members[1:], cluster.jaccard, strict=False):
+            member["jaccard"] = round(likeness, 3)
+        ledger.add_cluster(1 + len(cluster.dropped), kept=members[0], dropped=members[1:])
 
 
 def _gather(source: Path, judged: Sequence[Path], selected: Sequence[Path], out_dir: Path) -> None:

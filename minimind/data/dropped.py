@@ -14,8 +14,7 @@ joined by copying. Equal rows give equal bytes. Not here: the figures (`ledger`)
 """
 
 import io
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +26,7 @@ from minimind.errors import ArtifactError, MissingError
 DROPPED_FILE = "dropped.jsonl"
 CHANGED_FILE = "changed.jsonl.zst"
 _BUFFER_BYTES = 1 << 20
-_encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class _Dropped(msgspec.Struct):
@@ -54,18 +53,27 @@ class _Changed(msgspec.Struct):
 
 
 class DropLog:
-    """Appends to `<directory>/dropped.jsonl` and counts by rule and reason."""
+    """Appends to `<directory>/dropped.jsonl`."""
 
     def __init__(self, directory: Path) -> None:
         self._file = (directory / DROPPED_FILE).open("ab", buffering=_BUFFER_BYTES)
-        self.rows = 0
-        self.counts: Counter[tuple[str, str]] = Counter()
 
     def add(self, *, source: str, file: str, line: int, rule: str, reason: str, detail: str, text: str) -> None:
         """Write one row down. Half characters, which UTF-8 cannot hold, are written as `?`."""
-        self.rows += 1
-        self.counts[rule, reason] += 1
-        self._file.write(_line_of(_Dropped(source, file, line, rule, reason, detail, text)))
+        self._file.write(_lines_of([_Dropped(source, file, line, rule, reason, detail, text)]))
+
+    def add_all(
+        self,
+        sources: Iterable[str],
+        files: Iterable[str],
+        lines: Iterable[int],
+        rules: Iterable[str],
+        reasons: Iterable[str],
+        details: Iterable[str],
+        texts: Iterable[str],
+    ) -> None:
+        """Write as many rows down as there are values of each."""
+        self._file.write(_lines_of(list(map(_Dropped, sources, files, lines, rules, reasons, details, texts))))
 
     def close(self) -> None:
         self._file.close()
@@ -81,14 +89,20 @@ class ChangeLog:
     """Writes `<directory>/changed.jsonl.zst` anew; the file is whole once it is closed."""
 
     def __init__(self, directory: Path) -> None:
-        self.rows = 0
         self._sink = pa.OSFile(str(directory / CHANGED_FILE), "wb")
         self._packed = pa.CompressedOutputStream(self._sink, "zstd")
 
-    def add(self, *, source: str, file: str, line: int, rules: Sequence[str], before: str, after: str) -> None:
-        """Write one row down as it was and as it became. Half characters are written as `?`."""
-        self.rows += 1
-        self._packed.write(_line_of(_Changed(source, file, line, list(rules), before, after)))
+    def add_all(
+        self,
+        sources: Iterable[str],
+        files: Iterable[str],
+        lines: Iterable[int],
+        rules: Iterable[list[str]],
+        before: Iterable[str],
+        after: Iterable[str],
+    ) -> None:
+        """Write rows down as they were and as they became. Half characters are written as `?`."""
+        self._packed.write(_lines_of(list(map(_Changed, sources, files, lines, rules, before, after))))
 
     def close(self) -> None:
         self._packed.close()
@@ -119,12 +133,15 @@ def read_changes(path: Path) -> Iterator[dict[str, Any]]:
         ) from None
 
 
-def _line_of(row: _Dropped | _Changed) -> bytes:
+def _lines_of(rows: Sequence[_Dropped] | Sequence[_Changed]) -> bytes:
     try:
-        return _encode(row) + b"\n"
+        return _encode_lines(rows)
     except UnicodeEncodeError:
-        values = {name: _encodable(value) for name, value in msgspec.structs.asdict(row).items()}
-        return _encode(type(row)(**values)) + b"\n"
+        return _encode_lines([_encodable_row(row) for row in rows])
+
+
+def _encodable_row(row: _Dropped | _Changed) -> _Dropped | _Changed:
+    return type(row)(**{name: _encodable(value) for name, value in msgspec.structs.asdict(row).items()})
 
 
 def _encodable(value: Any) -> Any:

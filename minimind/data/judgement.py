@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from minimind.data.documents import CONTENT, Row, RowError, RowKind, check_row, messages_of
 from minimind.data.rules.catalog import ANY_ROW, JUDGES, RULES
@@ -104,9 +106,9 @@ def _judge_texts(kind: RowKind, batch: pa.RecordBatch, settings: CleanRules, clo
     for place, used in settled.changed.items():
         if place not in settled.dropped and not settled.texts[place].strip():
             settled.dropped[place] = ("check", Dropped("empty_text", f"blank after {', '.join(used)}"))
-    rows = _with_column(batch, "language", settled.languages)
+    rows = _with_column(batch, "language", pa.array(settled.languages, pa.string()))
     if settled.changed:
-        rows = _with_column(rows, "text", settled.texts)
+        rows = _with_column(rows, "text", _replaced(batch["text"], settled))
     return Verdicts(rows, settled.dropped, settled.changed, settled.texts, [len(text) for text in before])
 
 
@@ -171,10 +173,19 @@ def _switched_on(settings: CleanRules, names: Sequence[str] | Mapping[str, Rule]
     return {name: RULES[name] for name in names if getattr(settings, name)}
 
 
-def _with_column(batch: pa.RecordBatch, name: str, values: list[str]) -> pa.RecordBatch:
+def _with_column(batch: pa.RecordBatch, name: str, values: pa.Array) -> pa.RecordBatch:
     index = batch.schema.get_field_index(name)
+    return batch.set_column(index, batch.schema.field(index), values)
+
+
+def _replaced(before: pa.Array, settled: Settled) -> pa.Array:
+    """The texts with the changed ones put in their places; the others are copied as they lie."""
+    mask = np.zeros(len(before), np.bool_)
+    places = sorted(settled.changed)
+    mask[places] = True
     # A lone surrogate cannot be in a row that was checked, and no rule makes one.
-    return batch.set_column(index, batch.schema.field(index), pa.array(values, pa.string()))
+    after = pa.array([settled.texts[place] for place in places], pa.string())
+    return pc.replace_with_mask(before, pa.array(mask), after)
 
 
 def _count(batch: Texts, clock: Counter[str]) -> None:

@@ -60,16 +60,19 @@ class Ledger:
     clusters: list[dict[str, Any]] = field(default_factory=list)
     """The largest clusters: size, kept (source, line, text), dropped (a list of the same with jaccard)."""
 
+    def wants_example(self, key: str) -> bool:
+        """Whether there is room for one more of this kind."""
+        return len(self.examples.get(key, ())) < EXAMPLES_PER_RULE
+
     def add_example(self, key: str, example: Mapping[str, Any]) -> None:
         """Keep `example` if there is room. Its texts are cut: `before` and `after` to where they differ first."""
-        shown = self.examples.setdefault(key, [])
-        if len(shown) >= EXAMPLES_PER_RULE:
+        if not self.wants_example(key):
             return
         cut = {name: _ends(value) if isinstance(value, str) else value for name, value in example.items()}
         before, after = example.get("before"), example.get("after")
         if isinstance(before, str) and isinstance(after, str):
             cut["before"], cut["after"] = _around_difference(before, after)
-        shown.append(cut)
+        self.examples.setdefault(key, []).append(cut)
 
     def add_cluster(self, size: int, *, kept: Mapping[str, Any], dropped: Sequence[Mapping[str, Any]]) -> None:
         """Keep a cluster of duplicates to be shown, if it is among the largest; `cluster_sizes` counts on its own.

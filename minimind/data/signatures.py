@@ -76,23 +76,34 @@ def band_keys(found: npt.NDArray[np.uint32], bands: Sequence[Sequence[int]]) -> 
 
 def shingle_sets(folded: Folded) -> list[npt.NDArray[np.uint64]]:
     """The shingles of each text as 64-bit hashes, sorted, each once."""
-    sets = []
+    sets: list[npt.NDArray[np.uint64]] = []
     for first, last in blocks(folded.offsets, _BLOCK):
         offsets = folded.offsets[first : last + 1] - folded.offsets[first]
-        block = Folded(folded.codes[folded.offsets[first] : folded.offsets[last]], offsets)
-        hashes, short = hash_shingles(block.codes, np.uint64), _short_hashes(block, np.uint64)
-        spans = list(zip(offsets[:-1].tolist(), (offsets[1:] - SHINGLE + 1).tolist(), strict=True))
-        for begin, end in spans:
-            hashes[begin : max(begin, end)].sort()
-        new = np.ones(len(hashes), np.bool_)
-        np.not_equal(hashes[1:], hashes[:-1], out=new[1:])
-        for index, (begin, end) in enumerate(spans):
-            if end > begin:
-                new[begin] = True
-                sets.append(hashes[begin:end][new[begin:end]])
-            else:
-                sets.append(short[index : index + (end > begin - SHINGLE + 1)])
+        codes = folded.codes[folded.offsets[first] : folded.offsets[last]]
+        hashes, ends = _hashes_of_texts(Folded(codes, offsets))
+        for begin, end in zip(offsets.tolist(), ends.tolist(), strict=False):
+            hashes[begin:end].sort()
+        wanted = np.ones(len(codes), np.bool_)
+        np.not_equal(hashes[1:], hashes[:-1], out=wanted[1:])
+        wanted[offsets[:-1][ends > offsets[:-1]]] = True
+        over = ends[:, None] + np.arange(SHINGLE - 1)
+        wanted[over[over < offsets[1:, None]]] = False
+        borders = np.concatenate(([0], np.cumsum(wanted)))[offsets].tolist()
+        hashes = hashes[wanted]
+        sets += [hashes[begin:end] for begin, end in zip(borders, borders[1:], strict=False)]
     return sets
+
+
+def _hashes_of_texts(block: Folded) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """The hashes of all shingles, those of a text from its offset on, and where they end (behind it are others)."""
+    lengths, begins = np.diff(block.offsets), block.offsets[:-1]
+    hashes = np.empty(len(block.codes), np.uint64)
+    if len(hashes) >= SHINGLE:
+        hashes[: 1 - SHINGLE] = hash_shingles(block.codes, np.uint64)
+    short = np.flatnonzero((lengths < SHINGLE) & (lengths > 0))
+    if len(short):
+        hashes[begins[short]] = _short_hashes(block, np.uint64)[short]
+    return hashes, begins + np.maximum(lengths - (SHINGLE - 1), np.minimum(lengths, 1))
 
 
 def hash_shingles(codes: npt.NDArray[np.uint32], word: type[np.uint32 | np.uint64]) -> npt.NDArray[np.unsignedinteger]:

@@ -89,7 +89,7 @@ class SourceConfig(Config):
         if self.kind == "text" and self.rows != "pretrain":
             raise ValueError(f'source `{self.name}`: a text file has rows = "pretrain" only')
         if self.kind == "pydocs" and self.rows == "prompt":
-            raise ValueError(f'source `{self.name}`: pydocs has no prompts; its rows are pretrain, chat or preference')
+            raise ValueError(f"source `{self.name}`: pydocs has no prompts; its rows are pretrain, chat or preference")
         if self.as_text and (self.rows != "pretrain" or self.kind in ("text", "pydocs")):
             raise ValueError(f'source `{self.name}`: as_text is for conversations read with rows = "pretrain"')
         if self.shape != "minimind" and self.kind in ("text", "pydocs"):

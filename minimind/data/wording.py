@@ -47,7 +47,8 @@ def words(name: str) -> str:
 
 def visible(text: str, *, marked: bool = False) -> str:
     """`text` with control, format and private characters spelled out; in a `marked` part line ends and blanks too."""
-    return "".join(_visible(char, marked) for char in text)
+    # What Python calls printable has none of them, and of all blanks the plain one only.
+    return text if text.isprintable() else "".join(c if c.isprintable() else _visible(c, marked) for c in text)
 
 
 def cell(text: str) -> str:
@@ -62,8 +63,6 @@ def code(text: str) -> str:
 
 
 def _visible(char: str, marked: bool) -> str:
-    if " " <= char <= "~":
-        return char
     if char in _SHOWN:
         return {"\n": "⏎\n", "\t": "⇥\t"}.get(char, char) if marked else char
     kind = unicodedata.category(char)
