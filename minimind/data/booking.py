@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from minimind.data.arrays import numbers, strings
 from minimind.data.documents import CONTENT, RowKind
 from minimind.data.dropped import ChangeLog, DropLog
 from minimind.data.ledger import Ledger
@@ -49,10 +50,10 @@ class Book:
         """Count `rows` as kept; they have columns `bytes_in` and `characters` of what they were as they came in."""
         sources, ledger = _sources(rows), self.ledger
         _count(ledger.rows_kept, sources)
-        _count(ledger.bytes_kept, sources, weights=rows["bytes_in"].to_numpy())
+        _count(ledger.bytes_kept, sources, weights=numbers(rows["bytes_in"]))
         _count(ledger.bytes_out, sources, weights=sizes_out)
         _count(ledger.languages, sources, _labels(rows["language"]))
-        _count(ledger.lengths_kept, sources, _buckets(rows["characters"].to_numpy()))
+        _count(ledger.lengths_kept, sources, _buckets(numbers(rows["characters"])))
 
     def are_dropped(
         self,
@@ -65,7 +66,7 @@ class Book:
     ) -> None:
         """Enter `rows` as dropped; sizes, characters and texts are those they came in with."""
         ledger, sources = self.ledger, _sources(rows)
-        labels = (sources, _labels(pa.array(fates.rules)), _labels(pa.array(fates.reasons)))
+        labels = (sources, _labels(strings(fates.rules)), _labels(strings(fates.reasons)))
         _count(ledger.rows_dropped, *labels)
         _count(ledger.bytes_dropped, *labels, weights=sizes)
         _count(ledger.lengths_dropped, sources, _buckets(characters))
@@ -126,7 +127,7 @@ class _Labels:
 
 def _labels(column: pa.Array) -> _Labels:
     encoded = column.dictionary_encode()
-    return _Labels(encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False))
+    return _Labels(encoded.dictionary.to_pylist(), numbers(encoded.indices))
 
 
 def _sources(rows: pa.RecordBatch) -> _Labels:

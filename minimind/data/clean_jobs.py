@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from minimind.config import WHERE, Config
+from minimind.data.arrays import booleans, int64s, strings
 from minimind.data.booking import Book, Fates, content_texts
 from minimind.data.documents import SCHEMAS, RowKind
 from minimind.data.dropped import ChangeLog, DropLog
@@ -108,11 +109,11 @@ def select_part(job: SelectJob, out_dir: Path, advance: Advance) -> None:
             places = np.arange(at, at + batch.num_rows)
             kept = (found.exact_of[places] == NONE) & (found.near_of[places] == NONE)
             if not kept.all():
-                rows = batch.filter(pa.array(~kept))
+                rows = batch.filter(booleans(~kept))
                 measures = {"sizes": rows["bytes_in"].to_pylist(), "characters": rows["characters"].to_pylist()}
                 fates = _fates(found, places[~kept], origins)
                 book.are_dropped(rows, fates, **measures, texts=content_texts(kind, rows))
-                batch = batch.filter(pa.array(kept))
+                batch = batch.filter(booleans(kept))
             book.are_kept(batch, bytes_of_rows(kind, batch))
             writer.write_batch(batch.select(SCHEMAS[kind].names))
             at += len(places)
@@ -146,7 +147,7 @@ class Origins:
         numbers = np.searchsorted(self._ends, rows, "right")
         for number in np.unique(numbers).tolist():
             batch, places = self._batches[number], np.flatnonzero(numbers == number)
-            within = pa.array(rows[places] - (self._ends[number] - batch.num_rows))
+            within = int64s(rows[places] - (self._ends[number] - batch.num_rows))
             names, lines = (batch[column].take(within).to_pylist() for column in ("source", "line"))
             told[places] = [f"{name}, line {line}" for name, line in zip(names, lines, strict=True)]
         return told.tolist()
@@ -161,7 +162,7 @@ def _enter(book: Book, batch: pa.RecordBatch, verdicts: Verdicts, sizes: Sequenc
     """Book the rows of a batch as they came in, and what the rules dropped and changed of them."""
     book.came_in(batch, sizes)
     if places := sorted(verdicts.dropped):
-        rows = batch.take(pa.array(places))
+        rows = batch.take(int64s(np.array(places)))
         outcomes = [verdicts.dropped[place] for place in places]
         fates = Fates(
             [rule for rule, _ in outcomes], [why.reason for _, why in outcomes], [why.detail for _, why in outcomes]
@@ -172,7 +173,7 @@ def _enter(book: Book, batch: pa.RecordBatch, verdicts: Verdicts, sizes: Sequenc
         }
         book.are_dropped(rows, fates, **measures, texts=content_texts(book.kind, rows))
     if places := sorted(set(verdicts.changed) - set(verdicts.dropped)):
-        rows, become = (all_rows.take(pa.array(places)) for all_rows in (batch, verdicts.rows))
+        rows, become = (all_rows.take(int64s(np.array(places))) for all_rows in (batch, verdicts.rows))
         before, after = content_texts(book.kind, rows), content_texts(book.kind, become)
         book.are_changed(rows, [verdicts.changed[place] for place in places], before=before, after=after)
 
@@ -203,10 +204,9 @@ def _scratch_file(path: Path, schema: pa.Schema) -> pa.ipc.RecordBatchFileWriter
 def _with_measures(
     verdicts: Verdicts, sizes: Sequence[int], told: Sequence[str], kept: Sequence[int], schema: pa.Schema
 ) -> pa.RecordBatch:
-    rows = verdicts.rows.take(pa.array(kept, pa.int64()))
-    columns = [*rows.columns]
-    columns.append(pa.array([sizes[place] for place in kept], pa.int64()))
-    columns.append(pa.array([verdicts.lengths[place] for place in kept], pa.int64()))
+    places = np.array(kept, np.int64)
+    measures = [int64s(np.array(measure, np.int64)[places]) for measure in (sizes, verdicts.lengths)]
+    columns = [*verdicts.rows.take(int64s(places)).columns, *measures]
     if "told" in schema.names:
-        columns.append(pa.array(told, pa.string()))
+        columns.append(strings(told))
     return pa.RecordBatch.from_arrays(columns, schema=schema)

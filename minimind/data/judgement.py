@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from minimind.data.arrays import booleans, strings
 from minimind.data.documents import CONTENT, Row, RowError, RowKind, check_row, messages_of
 from minimind.data.rules.catalog import ANY_ROW, JUDGES, RULES
 from minimind.data.rules.language import languages
@@ -106,7 +107,7 @@ def _judge_texts(kind: RowKind, batch: pa.RecordBatch, settings: CleanRules, clo
     for place, used in settled.changed.items():
         if place not in settled.dropped and not settled.texts[place].strip():
             settled.dropped[place] = ("check", Dropped("empty_text", f"blank after {', '.join(used)}"))
-    rows = _with_column(batch, "language", pa.array(settled.languages, pa.string()))
+    rows = _with_column(batch, "language", strings(settled.languages))
     if settled.changed:
         rows = _with_column(rows, "text", _replaced(batch["text"], settled))
     return Verdicts(rows, settled.dropped, settled.changed, settled.texts, [len(text) for text in before])
@@ -184,8 +185,8 @@ def _replaced(before: pa.Array, settled: Settled) -> pa.Array:
     places = sorted(settled.changed)
     mask[places] = True
     # A lone surrogate cannot be in a row that was checked, and no rule makes one.
-    after = pa.array([settled.texts[place] for place in places], pa.string())
-    return pc.replace_with_mask(before, pa.array(mask), after)
+    after = strings([settled.texts[place] for place in places])
+    return pc.replace_with_mask(before, booleans(mask), after)
 
 
 def _count(batch: Texts, clock: Counter[str]) -> None:
