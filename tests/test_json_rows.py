@@ -15,7 +15,7 @@ PIECES = (b'"', b"\\", b"\n", b"\r", b"{", b"a", b" ", "字".encode(), b"\xff", 
 def texts_of(data: bytes, key: str = "text") -> dict[int, str]:
     """Line → text of what is taken without a look at each line."""
     found = flat_texts(LineIndex(data), key)
-    return dict(zip(found.lines.tolist(), found.array().to_pylist(), strict=True))
+    return dict(zip(found.lines.tolist(), found.texts.to_pylist(), strict=True))
 
 
 @SETTLED

@@ -1,15 +1,15 @@
 """Checking: raw rows in, a record batch of good rows and the bad ones with their reasons out.
 
-Of a block of JSON lines the plain rows of one text are taken out by `json_rows` without a look at each; all
-others are parsed one by one and pass `shapes.convert` and `documents.check_row`. Which way a row goes makes no
-difference to what becomes of it: where the quick way is not certain, the slow one decides.
+Of a block of JSON lines the plain rows of one text are taken out by `json_rows` without a look at each, and plain
+conversations by `plain_chats` with a quick one; all others are parsed one by one and pass `shapes.convert` and
+`documents.check_row`. Which way a row goes makes no difference to what becomes of it: where the quick way is not
+certain, the slow one decides.
 
 Not here: where the rows come from (`readers`), counting them (`tally`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,12 @@ import pyarrow as pa
 import xxhash
 
 from minimind.config import Config
+from minimind.data.arrays import Ints, int64s, strings
 from minimind.data.columns import content_columns, row_batch, strings_of_one_length
 from minimind.data.documents import Row, RowKind, check_row, id_seed
 from minimind.data.files import MAX_ROW_BYTES, Block
-from minimind.data.json_rows import FlatTexts, Ints, LineIndex, flat_texts
+from minimind.data.json_rows import FlatTexts, LineIndex, flat_texts
+from minimind.data.plain_chats import PlainChats, plain_chats
 from minimind.data.shapes import Shape, convert
 from minimind.data.strict_json import DOUBT, Reason, RowError, quick_json, read_json
 
@@ -45,6 +47,10 @@ class Form(Config):
         key, group = self.keys.get("text", "text"), self.keys.get("group", "group")
         plain = self.rows == "pretrain" and not self.as_text and self.shape == "minimind"
         return key if plain and "." not in key + group and key != group and key != "group" else ""
+
+    def is_of_plain_chats(self) -> bool:
+        """Whether rows may be conversations of plain turns as they stand."""
+        return self.rows == "chat" and self.shape == "minimind" and not self.keys and not self.has_groups
 
 
 @dataclass(frozen=True)
@@ -113,22 +119,21 @@ def check_block(form: Form, block: Block, *, source: str, first_line: int) -> Ch
     """Check the rows of a block of JSON lines; `source` is what their source column says."""
     index = LineIndex(block.data)
     index.doubtful |= index.ends - index.starts > MAX_ROW_BYTES
-    key = form.text_key()
-    flat = flat_texts(index, key) if key else _no_texts()
+    quick, quick_lines = _quick_rows(form, index, source, first_line)
     waiting = ~index.blank
-    waiting[flat.lines] = False
+    waiting[quick_lines] = False
     slow = _Rows(form, source)
     for line in np.flatnonzero(waiting).tolist():
         slow.check_line(first_line + line, index.line(line), block.left_out, _quotes(index, line))
     lines = np.array(slow.lines, np.int64) - first_line
-    if not len(flat):
+    if quick is None:
         rows = slow.batch()
     elif not len(lines):
-        rows, lines = _flat_batch(form, source, flat, first_line), flat.lines
+        rows, lines = quick, quick_lines
     else:
-        both = np.concatenate((flat.lines, lines))
+        both = np.concatenate((quick_lines, lines))
         order = np.argsort(both)
-        rows = pa.concat_batches([_flat_batch(form, source, flat, first_line), slow.batch()]).take(pa.array(order))
+        rows = pa.concat_batches([quick, slow.batch()]).take(int64s(order))
         lines = both[order]
     return Checked(
         rows=rows,
@@ -191,9 +196,9 @@ class _Rows:
             self.bad.append(_bad(line, error, raw))
 
     def batch(self) -> pa.RecordBatch:
-        ids = pa.array([row["id"] for row in self._rows], pa.string())
-        groups = pa.array(self._groups, pa.string())
-        lines = pa.array(self.lines, pa.int64())
+        ids = strings([row["id"] for row in self._rows])
+        groups = strings(self._groups)
+        lines = int64s(np.array(self.lines, np.int64))
         content = content_columns(self._form.rows, self._rows)
         return row_batch(self._form.rows, self._source, lines=lines, ids=ids, groups=groups, content=content)
 
@@ -260,19 +265,32 @@ def _quotes(index: LineIndex, line: int) -> int:
     return -1 if index.doubtful[line] else int(index.num_quotes[line])
 
 
-def _flat_batch(form: Form, source: str, flat: FlatTexts, first_line: int) -> pa.RecordBatch:
+def _quick_rows(form: Form, index: LineIndex, source: str, first_line: int) -> tuple[pa.RecordBatch | None, Ints]:
+    """The rows of a block that are certain without a look at each field, and the numbers of their lines in it."""
+    if key := form.text_key():
+        found: FlatTexts | PlainChats = flat_texts(index, key)
+    elif form.is_of_plain_chats():
+        found = plain_chats(index)
+    else:
+        return None, np.zeros(0, np.int64)
+    if not len(found):
+        return None, found.lines
+    lines = int64s(found.lines + first_line)
+    if isinstance(found, PlainChats):
+        ids = groups = strings_of_one_length("".join(found.ids).encode(), len(found))
+        content: dict[str, pa.Array] = {"conversations": found.conversations}
+    else:
+        ids, groups = _ids_and_groups(form, found)
+        content = {"text": found.texts}
+    return row_batch(form.rows, source, lines=lines, ids=ids, groups=groups, content=content), found.lines
+
+
+def _ids_and_groups(form: Form, flat: FlatTexts) -> tuple[pa.Array, pa.Array]:
     seed = id_seed(form.rows)
-    hashes = [xxhash.xxh3_64_hexdigest(text, seed) for text in flat]
+    hashes = [xxhash.xxh3_64_hexdigest(text, seed) for text in flat.encoded()]
     ids = strings_of_one_length("".join(hashes).encode(), len(flat))
-    lines = pa.Int64Array.from_buffers(pa.int64(), len(flat), [None, pa.py_buffer(flat.lines + first_line)])
-    groups = ids
-    if form.has_groups:
-        found = [_renamed(other, form.keys).get("group") for other in flat.others]
-        names = [row_id if group is None else _group(group) for row_id, group in zip(hashes, found, strict=True)]
-        groups = pa.array(names, pa.string())
-    return row_batch(form.rows, source, lines=lines, ids=ids, groups=groups, content={"text": flat.array()})
-
-
-@cache
-def _no_texts() -> FlatTexts:
-    return FlatTexts(np.zeros(0, np.int64), b"", np.zeros(1, np.int32), [])
+    if not form.has_groups:
+        return ids, ids
+    found = [_renamed(other, form.keys).get("group") for other in flat.others]
+    names = [row_id if group is None else _group(group) for row_id, group in zip(hashes, found, strict=True)]
+    return ids, strings(names)

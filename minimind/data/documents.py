@@ -27,7 +27,7 @@ Not here: reading JSON (`strict_json`) and files (`files`), the drop log (`dropp
 
 import json
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -218,6 +218,16 @@ def _check_order(turns: list[Message], name: str, *, ends: tuple[str, ...]) -> N
         article = "an" if last == "assistant" else "a"
         due = "an answer" if ends == ("assistant",) else "a user or tool turn"
         raise RowError("bad_turn_order", f"{name} ends with {article} {last} turn; it must end with {due}")
+
+
+@lru_cache(maxsize=4096)
+def is_plain_order(roles: tuple[str, ...]) -> bool:
+    """Whether turns without tools or their calls may follow one another so in a conversation."""
+    try:
+        _check_order([{"role": role, "tool_calls": None} for role in roles], "", ends=("assistant",))
+    except RowError:
+        return False
+    return True
 
 
 def _is_target(turn: Message) -> bool:

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 from pydantic import Field
 
-from minimind import runtime
 from minimind.artifact import Inputs, Summary
 from minimind.config import WHERE, Config
+from minimind.data.arrays import booleans, int64s
+from minimind.data.columns import text_bytes
 from minimind.data.documents import RowKind
 from minimind.data.dropped import DROPPED_FILE
 from minimind.data.pieces import Advance, build_pieces, enough_workers, taken_apart
@@ -31,7 +32,6 @@ from minimind.data.shards import (
     SHARD_BYTES,
     SIDES,
     RowWriter,
-    bytes_of_rows,
     count_rows,
     gather_parts,
     read_batches,
@@ -109,14 +109,14 @@ def shard_files(job: ShardJob, out_dir: Path, advance: Advance) -> None:
     }
     with writers["train"], writers["val"]:
         for batch in (batch for path in job.paths for batch in read_file(Path(path))):
-            in_val = pa.array([_hash(config.seed, group) < job.cut for group in batch["group"].to_pylist()], pa.bool_())
-            sides = {"train": _weighted(batch.filter(pc.invert(in_val)), config), "val": batch.filter(in_val)}
+            in_val = _hashes(config.seed, batch["group"]) < np.uint64(job.cut)
+            sides = {"train": _weighted(batch.filter(booleans(~in_val)), config), "val": batch.filter(booleans(in_val))}
             for side, rows in sides.items():
                 figures[f"{side}_rows"] += rows.num_rows
-                figures[f"{side}_bytes"] += sum(bytes_of_rows(config.rows, rows))
+                figures[f"{side}_bytes"] += int(text_bytes(config.rows, rows).sum())
                 writers[side].write_batch(rows)
             advance(batch.num_rows)
-    runtime.write_json(out_dir / _FIGURES, dict(figures))
+    (out_dir / _FIGURES).write_text(json.dumps(figures), encoding="utf-8")
 
 
 def _groups(paths: Sequence[Path], size: int) -> Iterator[list[Path]]:
@@ -143,11 +143,17 @@ def _weighted(batch: pa.RecordBatch, config: ShardConfig) -> pa.RecordBatch:
         whole, fraction = divmod(config.weights.get(name, 1.0), 1.0)
         chosen = _hash(config.seed, f"weight:{row_id}:{line}") < int(fraction * 2**64)
         times.append(int(whole) + chosen)
-    return batch.take(pa.array(np.repeat(np.arange(batch.num_rows), times)))
+    return batch.take(int64s(np.repeat(np.arange(batch.num_rows), times)))
 
 
 def _hash(seed: int, group: str) -> int:
     return xxhash.xxh3_64_intdigest(f"{seed}:{group}".encode())
+
+
+def _hashes(seed: int, groups: pa.StringArray) -> npt.NDArray[np.uint64]:
+    prefix = f"{seed}:".encode()
+    digests = [xxhash.xxh3_64_digest(prefix + group) for group in groups.view(pa.binary()).to_pylist()]
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
 
 
 def _choose_cut(config: ShardConfig, source: Path) -> tuple[int, list[str]]:
@@ -157,8 +163,9 @@ def _choose_cut(config: ShardConfig, source: Path) -> tuple[int, list[str]]:
     """
     lowest, highest = 2**64, -1
     for batch in read_batches(source, ["group"]):
-        hashes = [_hash(config.seed, group) for group in batch["group"].to_pylist()]
-        lowest, highest = min([lowest, *hashes]), max([highest, *hashes])
+        hashes = _hashes(config.seed, batch["group"])
+        if len(hashes):
+            lowest, highest = min(lowest, int(hashes.min())), max(highest, int(hashes.max()))
     if highest < 0:
         raise DataError(f"{source}: no rows to shard")
     cut = int(config.validation_fraction * 2**64)

@@ -12,13 +12,12 @@ from typing import Self
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from minimind import runtime
+from minimind.data.arrays import Ints
 from minimind.data.checking import BadRow, Checked, Form
-from minimind.data.documents import CONTENT, RowKind
+from minimind.data.columns import text_bytes, text_characters
+from minimind.data.documents import RowKind
 from minimind.data.foreign import guess_encoding
 from minimind.data.ledger import Ledger, length_bucket
 from minimind.data.shapes import recognise
@@ -116,10 +115,10 @@ class Tally:
         )
 
     def write(self, directory: Path) -> None:
-        """Write the ledger and what belongs to it."""
+        """Write the ledger and what belongs to it, as part of a piece."""
         self.ledger.write(directory)
         others = {"source": self.source, "blank": self.blank, "hints": self.hints, "samples": self.samples}
-        runtime.write_atomic(directory / _FILE, msgspec.json.encode(others))
+        (directory / _FILE).write_bytes(msgspec.json.encode(others))
 
     @classmethod
     def read(cls, directory: Path) -> Self:
@@ -142,30 +141,9 @@ def shown(raw: bytes) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
-def measure(kind: RowKind, rows: pa.RecordBatch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """UTF-8 bytes of each row's texts, and characters of what is said in them (not of tools and their calls)."""
-    if kind == "pretrain":
-        return _numbers(pc.binary_length(rows["text"])), _numbers(pc.utf8_length(rows["text"]))
-    size, characters = np.zeros(rows.num_rows, np.int64), np.zeros(rows.num_rows, np.int64)
-    for name in CONTENT[kind]:
-        column = rows[name]
-        turns, ends = column.flatten(), np.concatenate(([0], np.cumsum(_numbers(pc.list_value_length(column)))))
-        for part in ("content", "reasoning_content", "tools", "tool_calls"):
-            texts = turns.field(part)
-            size += _sums(_numbers(pc.binary_length(texts)), ends)
-            if part in ("content", "reasoning_content"):
-                characters += _sums(_numbers(pc.utf8_length(texts)), ends)
-    return size, characters
-
-
-def _numbers(lengths: pa.Array) -> npt.NDArray[np.int64]:
-    filled = pc.fill_null(lengths, 0) if lengths.null_count else lengths
-    return filled.to_numpy(zero_copy_only=False).astype(np.int64)
-
-
-def _sums(values: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The sums of values between neighbouring `ends`."""
-    return np.diff(np.concatenate(([0], np.cumsum(values)))[ends])
+def measure(kind: RowKind, rows: pa.RecordBatch) -> tuple[Ints, Ints]:
+    """UTF-8 bytes of each row's texts, and characters of what is said in them: see `columns`."""
+    return text_bytes(kind, rows), text_characters(kind, rows)
 
 
 def _hint(row: BadRow, form: Form) -> str:

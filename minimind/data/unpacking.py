@@ -1,7 +1,8 @@
 """Unpacking: gzip and zstd streams, in bounded memory, and everything that can be wrong with one.
 
 A cut-off or damaged archive must not pass for a shorter file, nor an archive bomb fill the disk: `Unpacked`
-says so in one line. Not here: opening files (`files`); other archives, which are refused (`foreign`).
+says so in one line. gzip is unpacked by Intel's ISA-L where the package `isal` is there: it is zlib in all but
+time, of which it takes half. Not here: opening files (`files`); other archives, which are refused (`foreign`).
 """
 
 import io
@@ -10,12 +11,21 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
+try:
+    from isal import isal_zlib as zlib
+except ImportError:  # there are no wheels of it for some machines
+    import zlib  # type: ignore[no-redef]
+
 from minimind.errors import DataError, MiniMindError
 
 BOMB_BYTES, BOMB_RATIO = 256 << 20, 250
 """What comes out of an archive is taken for a bomb beyond both; JSON Lines pack to a third or a twentieth."""
 PACKINGS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 """First bytes → name."""
+_STORED_BYTES = 512 << 10
+"""So much of a gzip stream is unpacked at once."""
+_TRUNCATED = "Truncated compressed stream"
+"""What pyarrow says of a stream that ends too early."""
 
 
 def packing_of(start: bytes) -> str | None:
@@ -40,8 +50,11 @@ class Unpacked(io.RawIOBase):
         if self._waiting and not self.packing and name.endswith((".gz", ".zst")):
             raise DataError(f"{name}: is not packed, or damaged at its start; take {Path(name).suffix} from its name")
         self._bytes_out, self._ahead = 0, b""
-        # pyarrow says so when a frame is cut off and goes on with the next one; other readers are silent.
-        self._stream = pa.CompressedInputStream(pa.PythonFile(_Reader(self)), self.packing) if self.packing else None
+        self._stream: _Gzip | pa.CompressedInputStream | None = None
+        if self.packing == "gzip":
+            self._stream = _Gzip(self)
+        elif self.packing:  # pyarrow says so when a frame is cut off and goes on with the next; others are silent
+            self._stream = pa.CompressedInputStream(pa.PythonFile(_Reader(self)), self.packing)
 
     def readable(self) -> bool:
         return True
@@ -71,10 +84,10 @@ class Unpacked(io.RawIOBase):
             return self.stored(size)
         try:
             data = self._stream.read(size)
-        except OSError as error:
+        except (OSError, zlib.error) as error:
             if isinstance(error, MiniMindError):  # the place it is read from has gone
                 raise
-            cut = "is cut off" if "Truncated" in str(error) else "is damaged, or has something else behind its end"
+            cut = "is cut off" if _TRUNCATED in str(error) else "is damaged, or has something else behind its end"
             what = f"the {self.packing} archive {cut} ({str(error)[:80] or type(error).__name__})"
             raise DataError(f"{self.name}: {what}; fetch it again") from None
         if not self._bytes_out and packing_of(data):
@@ -86,6 +99,37 @@ class Unpacked(io.RawIOBase):
                 "if the data is right, unpack it yourself"
             )
         return data
+
+
+class _Gzip:
+    """The members of a gzip stream, one after the other, as one file."""
+
+    def __init__(self, owner: Unpacked) -> None:
+        self._owner, self._member, self._packed = owner, zlib.decompressobj(wbits=31), b""
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes, fewer at the end only."""
+        parts = []
+        while size and (data := self._some(size)):
+            parts.append(data)
+            size -= len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _some(self, size: int) -> bytes:
+        while True:
+            if self._member.eof:
+                self._packed = self._packed or self._owner.stored(_STORED_BYTES)
+                if not self._packed:
+                    return b""
+                self._member = zlib.decompressobj(wbits=31)
+            data = self._member.decompress(self._packed, size)
+            self._packed = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+            if data:
+                return data
+            if not self._packed and not self._member.eof:
+                self._packed = self._owner.stored(_STORED_BYTES)
+                if not self._packed:
+                    raise OSError(_TRUNCATED)
 
 
 class _Reader(io.RawIOBase):
