@@ -10,7 +10,7 @@ help:
 	@echo "make test         install, then the fast tests"
 	@echo "make slow         the tests that take minutes, real servers and kills among them"
 	@echo "make lint         style and import contracts"
-	@echo "make bench        speed of the data plane against its peers, which are installed for it"
+	@echo "make bench        speed of data plane and token sets against their peers, which are installed for it"
 	@echo "make up           Prefect, MLflow and the deployments, until Ctrl-C"
 	@echo "make clean        remove the environment; artifacts in .minimind/ stay"
 
@@ -39,7 +39,8 @@ lint: install
 
 bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
-	for name in read_jsonl character_rules language_and_personal near_duplicates clean_path; do \
+	for name in read_jsonl character_rules language_and_personal near_duplicates clean_path \
+		compression encoding packing loader opening packed_training; do \
 		$(BIN)/python -m benchmarks.$$name || exit 1; \
 	done
 

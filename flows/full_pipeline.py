@@ -31,18 +31,18 @@ def full_pipeline(
         cleaned = {kind: clean(run, rows[kind]) for kind in run.kinds}
         corpus = {kind: shard(run, cleaned[kind]) for kind in run.kinds}
         tokenizer = train_tokenizer(run, corpus["pretrain"])
-        tokens = {kind: tokenize(run, corpus[kind], tokenizer) for kind in run.kinds if kind != "prompt"}
+        tokens = {kind: tokenize(run, corpus[kind], tokenizer) for kind in run.kinds}
 
         # Training: the base model, the chat model, and what is made of it.
-        models = {"pretrain": pretrain(run, tokens["pretrain"], tokenizer)}
+        models = {"pretrain": pretrain(run, tokens, tokenizer)}
         if run.trains("sft"):
-            models["sft"] = sft(run, tokens["chat"], models["pretrain"])
+            models["sft"] = sft(run, tokens, models["pretrain"])
         if run.trains("dpo"):
-            models["dpo"] = dpo(run, tokens["preference"], models["sft"])
+            models["dpo"] = dpo(run, tokens, models["sft"])
         if run.trains("lora"):
-            models["lora"] = lora(run, tokens["chat"], models["sft"])
+            models["lora"] = lora(run, tokens, models["sft"])
         if run.trains("distill"):
-            models["distill"] = distill(run, tokens["chat"], models["pretrain"])
+            models["distill"] = distill(run, tokens, models["pretrain"])
 
         # Finishing: figures for all of them, one report card, one model with a name.
         data_used = name_inputs(ingest=rows, clean=cleaned, corpus=corpus, tokens=tokens) | {"tokenizer": tokenizer}

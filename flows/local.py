@@ -100,6 +100,13 @@ def find_model(model: str) -> Path:
     return artifact.dir
 
 
+def resolve(uri: str) -> Path:
+    """The directory of the artifact behind a registry URI (`models:/…`), its bytes proven."""
+    from tasks.tracking import Tracker
+
+    return Tracker(runtime.home()).resolve(uri, Store()).dir
+
+
 def newest_report() -> Artifact:
     """The artifact of the last published report card."""
     cards = [artifact for artifact in Store().all() if artifact.kind == "publish"]

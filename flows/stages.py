@@ -56,7 +56,7 @@ def tokenizer(
         return run.uri_of(data_tasks.train_tokenizer(run, run.take(corpus)))
 
 
-@flow(name="tokens", flow_run_name="tokens {corpus}")
+@flow(name="tokens", flow_run_name="tokens {corpus}", task_runner=task_runner())
 def tokens(
     recipe: str = "quickstart",
     corpus: str = "models:/minimind-corpus@candidate",
@@ -82,7 +82,9 @@ def pretrain(
     """Learn to go on with text, from random weights."""
     changes = training.overrides_of("pretrain", overrides, lr=lr, epochs=epochs)
     with pipeline("pretrain", recipe, overrides=changes, refresh=refresh) as run:
-        return run.uri_of(training.pretrain(run, run.take(tokens), run.take(tokenizer)))
+        return run.uri_of(
+            training.pretrain(run, training.tokens_of(run, "pretrain", run.take(tokens)), run.take(tokenizer))
+        )
 
 
 @flow(name="sft", flow_run_name="sft {init}")
@@ -98,7 +100,7 @@ def sft(
     """Learn to answer, from conversations."""
     changes = training.overrides_of("sft", overrides, lr=lr, epochs=epochs)
     with pipeline("sft", recipe, overrides=changes, refresh=refresh) as run:
-        return run.uri_of(training.sft(run, run.take(tokens), run.take(init)))
+        return run.uri_of(training.sft(run, training.tokens_of(run, "sft", run.take(tokens)), run.take(init)))
 
 
 @flow(name="dpo", flow_run_name="dpo {init}")
@@ -114,7 +116,7 @@ def dpo(
     """Learn to prefer, from pairs of answers."""
     changes = training.overrides_of("dpo", overrides, lr=lr, epochs=epochs)
     with pipeline("dpo", recipe, overrides=changes, refresh=refresh) as run:
-        return run.uri_of(training.dpo(run, run.take(tokens), run.take(init)))
+        return run.uri_of(training.dpo(run, training.tokens_of(run, "dpo", run.take(tokens)), run.take(init)))
 
 
 @flow(name="lora", flow_run_name="lora {init}")
@@ -130,7 +132,7 @@ def lora(
     """Learn a low-rank addition to a model that stays as it is."""
     changes = training.overrides_of("lora", overrides, lr=lr, epochs=epochs)
     with pipeline("lora", recipe, overrides=changes, refresh=refresh) as run:
-        return run.uri_of(training.lora(run, run.take(tokens), run.take(init)))
+        return run.uri_of(training.lora(run, training.tokens_of(run, "lora", run.take(tokens)), run.take(init)))
 
 
 @flow(name="distill", flow_run_name="distill {init}")
@@ -147,7 +149,7 @@ def distill(
     """Learn from the distribution of a teacher."""
     changes = training.overrides_of("distill", overrides, lr=lr, epochs=epochs, teacher=teacher)
     with pipeline("distill", recipe, overrides=changes, refresh=refresh) as run:
-        return run.uri_of(training.distill(run, run.take(tokens), run.take(init)))
+        return run.uri_of(training.distill(run, training.tokens_of(run, "distill", run.take(tokens)), run.take(init)))
 
 
 @flow(name="evaluate", flow_run_name="evaluate {recipe}")

@@ -7,14 +7,20 @@ A training section that is left out is a stage that does not run; `[pretrain]` a
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from minimind import runtime
 from minimind.config import WHERE, Config, apply_overrides, nearest, read_toml
+from minimind.data.documents import RowKind
 from minimind.errors import ConfigError, MissingError
 from minimind.evaluate.config import EvaluateConfig, PublishConfig
 from minimind.model.config import ModelConfig
-from minimind.tokens.tokenizer import TokenizerConfig
+from minimind.tokens.fitting import TooLong
+from minimind.tokens.foreign_tokenizer import open_foreign
+from minimind.tokens.tokenizer_training import TokenizerConfig
+from minimind.tokens.tokenizing import TokensConfig
 from minimind.train.config import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainConfig
 
 
@@ -22,6 +28,17 @@ class DataSection(Config):
     """`[data]`: a data spec by name (a file in `data_specs/`) or by path."""
 
     spec: str = "pydocs"
+
+
+class TokensSection(Config):
+    """`[tokens]`: what becomes of conversations that are longer than the `length` of the trainings that read them."""
+
+    chat_too_long: TooLong = "drop"
+    """`drop` leaves them out, `cut_left` takes out the oldest turns, `split` makes several of one."""
+    preference_too_long: Literal["drop", "cut_left"] = "drop"
+    prompt_too_long: Literal["drop", "cut_left"] = "drop"
+    max_prompt_tokens: Annotated[int, Field(ge=8)] | None = None
+    """Longest prompt; no training of a recipe reads prompts, so no `length` says it."""
 
 
 class DistillSection(DistillConfig):
@@ -40,6 +57,7 @@ class Recipe(Config):
     description: str = ""
     data: DataSection = DataSection()
     tokenizer: TokenizerConfig = TokenizerConfig()
+    tokens: TokensSection = TokensSection()
     model: ModelConfig
     pretrain: TrainConfig
     sft: SftConfig | None = None
@@ -53,13 +71,24 @@ class Recipe(Config):
         """`[pretrain]` together with `[model]`, sized for the tokenizer that is used."""
         return PretrainConfig(**dict(self.pretrain), model=self.model.replace(vocab_size=vocab_size))
 
-    def longest_document(self, rows: str) -> int | None:
+    def tokens_config(self, rows: RowKind) -> TokensConfig:
+        """How rows of one kind become tokens: it follows from the trainings that read them."""
+        longest = self.tokens.max_prompt_tokens if rows == "prompt" else self.longest_document(rows)
+        return TokensConfig(
+            rows=rows,
+            max_tokens=longest,
+            too_long="drop" if rows == "pretrain" else getattr(self.tokens, f"{rows}_too_long"),
+            row_lengths=() if rows == "preference" else self._lengths(rows),
+        )
+
+    def longest_document(self, rows: RowKind) -> int | None:
         """Tokens a conversation or one side of a pair may have; None where documents are split instead."""
-        lengths = {
-            "chat": [c.length for c in (self.sft, self.lora, self.distill) if c],
-            "preference": [self.dpo.length] if self.dpo else [],
-        }
-        return min(lengths.get(rows, []), default=None)
+        return None if rows == "pretrain" else min(self._lengths(rows), default=None)
+
+    def _lengths(self, rows: RowKind) -> tuple[int, ...]:
+        """The row lengths of the trainings that read these rows, as their own or mixed in."""
+        trainings = (self.pretrain, self.sft, self.dpo, self.lora, self.distill)
+        return tuple(sorted({c.length for c in trainings if c and (c.own_rows == rows or rows in c.mix)}))
 
 
 def recipe_dir() -> Path:
@@ -84,7 +113,8 @@ def load_recipe(recipe: str, *, overrides: Sequence[str] = (), data: str | None 
     values.setdefault("name", path.stem)
     if data:
         values["data"] = {**_table(values, "data", path), "spec": data}
-    tokenizer = TokenizerConfig.parse(_table(values, "tokenizer", path), origin=f"{path} [tokenizer]")
+    values["tokenizer"] = _tokenizer(_table(values, "tokenizer", path), path, overrides)
+    tokenizer = TokenizerConfig.parse(values["tokenizer"], origin=f"{path} [tokenizer]")
     values["model"] = {"vocab_size": tokenizer.vocab_size, **_table(values, "model", path)}
     if values["model"]["vocab_size"] != tokenizer.vocab_size:
         raise ConfigError(
@@ -92,6 +122,24 @@ def load_recipe(recipe: str, *, overrides: Sequence[str] = (), data: str | None 
             f"{tokenizer.vocab_size}; leave the first out"
         )
     return Recipe.parse(values, origin=str(path) + (f" with -o {' '.join(overrides)}" if overrides else ""))
+
+
+def _tokenizer(table: dict[str, Any], path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """`[tokenizer]` with a file: its path as seen from the recipe (of an override, from here), and its size."""
+    if not isinstance(table.get("file"), str):
+        return table
+    given = {override.partition("=")[0].strip() for override in overrides}
+    if "tokenizer.file" in given and "tokenizer.vocab_size" not in given:
+        table = {key: value for key, value in table.items() if key != "vocab_size"}
+    base = Path.cwd() if "tokenizer.file" in given else path.resolve().parent
+    file = str(base / Path(table["file"]).expanduser())
+    size = open_foreign(file).vocab_size
+    if table.get("vocab_size", size) != size:
+        raise ConfigError(
+            f"{path}: `tokenizer.vocab_size` is {table['vocab_size']}, but `tokenizer.file` {file} has {size} ids; "
+            "leave the first out"
+        )
+    return {**table, "file": file, "vocab_size": size}
 
 
 def _one_length(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from minimind.data.documents import RowKind
 from minimind.data.sharding import SHARD
 from minimind.data.sources import INGEST
 from minimind.data.spec import clean_config, ingest_config, shard_config
-from minimind.tokens.token_set import TOKENS, TokensConfig
-from minimind.tokens.tokenizer import TOKENIZER
+from minimind.tokens.tokenizer_training import TOKENIZER
+from minimind.tokens.tokenizing import TOKENS
 from tasks.stage import Pipeline
 
 
@@ -33,9 +33,7 @@ def train_tokenizer(run: Pipeline, corpus: Artifact) -> Artifact:
 
 def tokenize(run: Pipeline, corpus: Artifact, tokenizer: Artifact) -> Artifact:
     """Turn a corpus into a memory-mapped token set."""
-    kind = _kind(corpus)
-    config = TokensConfig(rows=kind, max_tokens=run.recipe.longest_document(kind))
-    return run.stage(TOKENS, config, {"corpus": corpus, "tokenizer": tokenizer})
+    return run.stage(TOKENS, run.recipe.tokens_config(_kind(corpus)), {"corpus": corpus, "tokenizer": tokenizer})
 
 
 def _kind(artifact: Artifact) -> RowKind:

@@ -9,25 +9,47 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
 from prefect.context import FlowRunContext
 
-from minimind.artifact import Artifact
+from minimind.artifact import Artifact, Inputs
+from minimind.config import Config
 from minimind.errors import MiniMindError
 from minimind.events import Event
 from minimind.stage import Stage
+from minimind.tokens.microscope_page import first_steps_page
+from minimind.tokens.trace_store import TRAININGS
+from minimind.train.history import training_to_come
 from tasks.follow import Follower
-from tasks.tracking import Registration
+from tasks.tracking import Registration, Tracker
 
 if TYPE_CHECKING:
     from tasks.stage import Pipeline
 
 
+FIRST_STEPS_FILE = "first_steps.html"
+
+
 class Recording:
     """The MLflow run and the event follower of one stage that is being built."""
 
-    def __init__(self, pipeline: "Pipeline", label: str, stage: Stage[Any], context: dict[str, str]) -> None:
+    def __init__(
+        self,
+        pipeline: "Pipeline",
+        label: str,
+        stage: Stage[Any],
+        context: dict[str, str],
+        *,
+        config: Config,
+        inputs: Inputs,
+    ) -> None:
         self._pipeline, self._label, self._stage, self._context = pipeline, label, stage, context
+        self._config, self._inputs = config, inputs
         self._run_id: str | None = None
         self._follower: Follower | None = None
 
@@ -55,6 +77,8 @@ class Recording:
                     delivered = tracker.last_step(before)
                 note.write_text(self._run_id)
                 self._context["mlflow_run_id"] = self._run_id
+        if tracker and self._run_id and self._stage.name in TRAININGS:
+            self._show_first_steps(tracker, self._run_id)
         if tracker and self._run_id:
             run_id = self._run_id
             sinks["MLflow"] = lambda events: tracker.log_steps(run_id, events)
@@ -81,6 +105,25 @@ class Recording:
         if self._pipeline.tracker and self._run_id:
             with self._tolerant("could not close a run"):
                 self._pipeline.tracker.end(self._run_id, "KILLED" if killed else "FAILED")
+
+    def _show_first_steps(self, tracker: Tracker, run_id: str) -> None:
+        """Log the tokens of the first steps to the run before they are trained on, and link them from Prefect."""
+        parts = self._stage.parts(self._config, {name: artifact.fingerprint for name, artifact in self._inputs.items()})
+        try:
+            training = training_to_come(self._stage.name, self._config, self._inputs, parts.fingerprint())
+            page = first_steps_page(training)
+        except MiniMindError as error:  # the training itself says what is wrong with its rows, and better
+            self._pipeline.display.warn(f"no page of the first steps: {one_line(error)}")
+            return
+        with self._tolerant("could not take the page of the first steps"):
+            tracker.log_page(run_id, page, FIRST_STEPS_FILE)
+            if FlowRunContext.get():
+                create_link_artifact(
+                    link=tracker.links.page(tracker.experiment_id, run_id, FIRST_STEPS_FILE),
+                    link_text=FIRST_STEPS_FILE,
+                    key=f"{self._label.replace('_', '-')}-first-steps",
+                    description=f"{self._label}: the tokens of its first steps, and what is learnt of them",
+                )
 
     @contextmanager
     def _tolerant(self, words: str) -> Iterator[None]:

@@ -59,6 +59,11 @@ class Links:
         # MLflow 3 opens a page in its view for agents unless the link says otherwise.
         return f"{self.mlflow}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
+    def page(self, experiment_id: str, run_id: str, path: str) -> str:
+        """A file among the artifacts of a run, shown by MLflow."""
+        place = f"experiments/{experiment_id}/runs/{run_id}/artifactPath/{path}"
+        return f"{self.mlflow}/#/{place}?workflowType=machine_learning"
+
 
 class Runs:
     """One tracking server or database, and the experiment in it."""
@@ -116,6 +121,10 @@ class Runs:
         ]
         for start in range(0, len(metrics), METRICS_A_CALL):
             self.client.log_batch(run_id, metrics=metrics[start : start + METRICS_A_CALL])
+
+    def log_page(self, run_id: str, html: str, name: str) -> None:
+        """Put a page among the files of a run."""
+        self.client.log_text(run_id, html, name)
 
     def last_step(self, run_id: str) -> int:
         """The last training step whose loss this run has; -1 for none."""

@@ -214,7 +214,7 @@ def _stage_task(work: Callable[[], str | None], ran: list[bool]) -> str | None:
 def _build_and_record(pipeline: Pipeline, stage: Stage[Any], config: Config, inputs: Inputs, label: str) -> str | None:
     pipeline.display.started(label)
     context = dict(pipeline.context)
-    tracked = Recording(pipeline, label, stage, context)
+    tracked = Recording(pipeline, label, stage, context, config=config, inputs=inputs)
     try:
         with _device_slot(pipeline, stage), tracked.following(), _piece_mapping():
             artifact, reused = build(

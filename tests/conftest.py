@@ -17,8 +17,9 @@ from minimind.data.dropped import DROPPED_FILE
 from minimind.data.sharding import SHARD, ShardConfig
 from minimind.data.shards import ROWS_DIR, write_rows
 from minimind.stage import Stage, build
-from minimind.tokens.token_set import TOKENS, TokensConfig
-from minimind.tokens.tokenizer import TOKENIZER, Tokenizer, TokenizerConfig
+from minimind.tokens.tokenizer import Tokenizer
+from minimind.tokens.tokenizer_training import TOKENIZER, TokenizerConfig
+from minimind.tokens.tokenizing import TOKENS, TokensConfig
 
 SealCorpus = Callable[..., Artifact]
 
@@ -38,6 +39,8 @@ class GivenRows(Config):
 
     rows: RowKind
     values: list[dict[str, Any]]
+    sources: int = 1
+    """Sources the rows are of in turn: `given`, `given1`, …"""
 
 
 def given_rows(config: GivenRows, _: Inputs, out_dir: Path) -> Summary:
@@ -45,7 +48,8 @@ def given_rows(config: GivenRows, _: Inputs, out_dir: Path) -> Summary:
     rows = []
     for line, value in enumerate(config.values, 1):
         row = check_row(config.rows, value)
-        rows.append({**row, "source": "given", "line": line, "group": row["id"]})
+        source = f"given{line % config.sources or ''}"
+        rows.append({**row, "source": source, "line": line, "group": row["id"]})
     write_rows(out_dir / ROWS_DIR, config.rows, rows)
     (out_dir / DROPPED_FILE).touch()
     return Summary(figures={"rows": len(rows)})

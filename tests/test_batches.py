@@ -1,16 +1,26 @@
 """Batches: every label is right and comes once, and a step alone decides what is in it."""
 
+import hashlib
 from collections import Counter
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from training_parts import TINY
 
 from minimind.artifact import Artifact
 from minimind.data.documents import RowKind
 from minimind.errors import ConfigError, DataError
-from minimind.tokens.batches import IGNORE, Batch, PairBatches, RowBatches
+from minimind.model.transformer import Transformer
+from minimind.tokens.batches import IGNORE, Batch, PairBatches, PiecesOfStep, RowBatches
+from minimind.tokens.layout import pack_sides
 from minimind.tokens.token_set import TokenSet, TokensInfo
 from minimind.tokens.vocabulary import END_OF_TEXT
+from minimind.train.loop import micro_batches
+from minimind.train.objectives import Tensors, pair_log_probs, take_pairs, take_rows
+from minimind.train.parallel import Ranks
 
 
 def make_set(kind: RowKind, documents: list[list[int]], trained: list[list[int]] | None = None) -> TokenSet:
@@ -187,3 +197,156 @@ def test_an_empty_split_is_an_error() -> None:
     """A validation split may be empty; asking for its batches has no answer."""
     with pytest.raises(DataError, match="no documents"):
         RowBatches(make_set("pretrain", []), row_length=8, batch_rows=1, seed=0)
+
+
+def digest(batch: Batch) -> str:
+    return hashlib.sha256(b"".join(getattr(batch, field.name).tobytes() for field in fields(batch))).hexdigest()
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+@pytest.mark.parametrize("world_size", range(1, 9))
+def test_ranks_and_micro_batches_cut_the_same_global_batch(
+    token_artifacts: dict[RowKind, Artifact], world_size: int, limit: int
+) -> None:
+    """Every row on exactly one rank, in order, whatever the number of ranks and the accumulation."""
+    token_set = TokenSet.open(token_artifacts["pretrain"].dir / "train")
+    for step in (0, 11):
+        # each rank has batches of its own, as each is a process of its own
+        seen = [
+            micro
+            for rank in range(world_size)
+            for micro, _ in micro_batches(
+                RowBatches(token_set, row_length=64, batch_rows=13, seed=5).batch(step),
+                13,
+                take_rows,
+                Ranks(rank, world_size, torch.device("cpu")),
+                limit,
+            )
+        ]
+        whole = RowBatches(token_set, row_length=64, batch_rows=13, seed=5).batch(step)
+        assert max(len(micro.tokens_BT) for micro in seen) <= limit
+        for field in fields(Tensors):
+            joined = torch.cat([getattr(micro, field.name) for micro in seen]).numpy()
+            np.testing.assert_array_equal(joined, getattr(whole, field.name))
+
+
+def test_a_restart_at_any_step_gives_the_same_remaining_batches(
+    token_artifacts: dict[RowKind, Artifact], tmp_path: Path
+) -> None:
+    """By hash, over the borders of epochs, from a stored plan and from one made anew."""
+    token_set = TokenSet.open(token_artifacts["pretrain"].dir / "train")
+    token_set.plan(96).save(tmp_path / "plan-96")
+    stored = replace(token_set, directory=tmp_path)
+
+    def batches(of: TokenSet) -> RowBatches:
+        return RowBatches(of, row_length=96, batch_rows=6, seed=1)
+
+    steps = 2 * batches(token_set).steps_per_epoch
+    wanted = [digest(batches(token_set).batch(step)) for step in range(steps)]
+    assert len(set(wanted)) == steps
+    for start in (0, 3, steps // 2, steps - 1):
+        after_restart = batches(stored)
+        assert [digest(after_restart.batch(step)) for step in range(start, steps)] == wanted[start:]
+
+
+def rebuilt(token_set: TokenSet, pieces: PiecesOfStep, shape: tuple[int, int]) -> np.ndarray:
+    """The ids of a batch from its pieces, the slow way; −1 is padding."""
+    tokens = np.full(shape, -1)
+    for row, column, document, start, length in zip(
+        pieces.rows, pieces.columns, pieces.documents, pieces.starts, pieces.lengths, strict=True
+    ):
+        tokens[row, column : column + length] = token_set.document(document)[start : start + length]
+    return tokens
+
+
+def test_pieces_say_where_every_id_of_a_batch_is_from(token_artifacts: dict[RowKind, Artifact]) -> None:
+    """What trace and microscope show, without reading what they do not show."""
+    for kind in ("pretrain", "chat", "preference"):
+        token_set = TokenSet.open(token_artifacts[kind].dir / "train")
+        batches = (
+            PairBatches(token_set, batch_pairs=5, max_length=400, seed=2)
+            if kind == "preference"
+            else RowBatches(token_set, row_length=50 if kind == "pretrain" else 400, batch_rows=5, seed=2)
+        )
+        for step in (0, batches.steps_per_epoch):
+            batch, pieces = batches.batch(step), batches.pieces(step)
+            wanted = np.where(batch.documents_BT >= 0, batch.tokens_BT, -1)
+            np.testing.assert_array_equal(rebuilt(token_set, pieces, wanted.shape), wanted)
+            assert (np.diff(pieces.rows) >= 0).all() and not pieces.token_sets.any()
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "chat", "preference"])
+def test_a_large_set_is_read_run_by_run_to_the_same_batches(
+    token_artifacts: dict[RowKind, Artifact], monkeypatch: pytest.MonkeyPatch, kind: RowKind
+) -> None:
+    """Where maps would bring more of the file into memory than is read."""
+    token_set = TokenSet.open(token_artifacts[kind].dir / "train")
+    batches = (
+        PairBatches(token_set, batch_pairs=5, max_length=400, seed=2)
+        if kind == "preference"
+        else RowBatches(token_set, row_length=50 if kind == "pretrain" else 400, batch_rows=5, seed=2)
+    )
+    mapped = [batches.batch(step) for step in range(4)]
+    monkeypatch.setattr("minimind.tokens.token_set.MAPPED_IDS", 0)
+    for step, wanted in enumerate(mapped):
+        assert_same(batches.batch(step), wanted)
+
+
+def test_the_ids_of_whole_epochs_are_counted_without_looking(token_artifacts: dict[RowKind, Artifact]) -> None:
+    """What a mixture tells of its shares."""
+    token_set = TokenSet.open(token_artifacts["pretrain"].dir / "train")
+    batches = RowBatches(token_set, row_length=64, batch_rows=5, seed=0)
+    for start, count in ((0, 7), (3, 2 * batches.num_rows + 5), (batches.num_rows - 2, 4)):
+        assert batches.tokens_in(start, count) == (batches.take(start, count).documents_BT >= 0).sum()
+
+
+def test_documents_of_a_row_do_not_see_each_other(token_artifacts: dict[RowKind, Artifact]) -> None:
+    """Through the real model: each document's hidden states are those it has alone."""
+    torch.set_num_threads(1)
+    for kind, length in (("pretrain", 128), ("chat", 0)):
+        token_set = TokenSet.open(token_artifacts[kind].dir / "train")
+        length = length or token_set.longest_document
+        batches = RowBatches(token_set, row_length=length, batch_rows=2, seed=0)
+        counts = np.diff(token_set.plan(length).row_offsets)
+        batch = Tensors.of(batches.gather(np.argsort(-counts)[:2]), torch.device("cpu"))
+        model = Transformer(TINY, compute_dtype=torch.float64).double()
+        packed, _ = model.hidden(batch.tokens_BT, positions_BT=batch.positions_BT, documents_BT=batch.documents_BT)
+        assert batch.documents_BT.max() >= 1, "the case needs a row of several documents"
+        for row in range(2):
+            for number in range(min(3, int(batch.documents_BT[row].max()) + 1)):
+                mine = batch.documents_BT[row] == number
+                alone, _ = model.hidden(batch.tokens_BT[row][mine][None])
+                torch.testing.assert_close(packed[row][mine], alone[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("part", [(0, 9), (2, 5), (8, 9)])
+def test_packed_sides_of_pairs_have_the_log_probabilities_of_sides_alone(
+    token_artifacts: dict[RowKind, Artifact], part: tuple[int, int]
+) -> None:
+    """Packing is for speed; the objective must not notice."""
+    token_set = TokenSet.open(token_artifacts["preference"].dir / "train")
+    whole = PairBatches(token_set, batch_pairs=9, max_length=400, seed=0).batch(1)
+    packed = take_pairs(whole, *part)
+    assert (packed.documents_BT >= 0).any(axis=1).all(), "no row of padding alone"
+    assert packed.items_B.tolist() == np.tile(whole.items_B[slice(*part)], 2).tolist()
+    model = Transformer(TINY, compute_dtype=torch.float64).double()
+    alone = [pair_log_probs(model, Tensors.of(take_pairs(whole, i, i + 1), torch.device("cpu"))) for i in range(*part)]
+    chosen_P, rejected_P, _ = pair_log_probs(model, Tensors.of(packed, torch.device("cpu")))
+    torch.testing.assert_close(chosen_P, torch.cat([one[0] for one in alone]), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(rejected_P, torch.cat([one[1] for one in alone]), rtol=1e-9, atol=1e-9)
+
+
+def test_packing_sides_loses_and_doubles_nothing(token_artifacts: dict[RowKind, Artifact]) -> None:
+    """Ids, labels and positions of every side, from whatever the sides were in before."""
+    token_set = TokenSet.open(token_artifacts["preference"].dir / "train")
+    whole = PairBatches(token_set, batch_pairs=6, max_length=400, seed=0).batch(0)
+    sides = np.array([3, 1, 7, 9, 0])
+    once = pack_sides(whole, sides)
+    twice = pack_sides(pack_sides(whole, np.arange(12)), sides)
+    for packed in (once, twice):
+        assert packed.items_B.tolist() == whole.items_B[sides].tolist()
+        for number, side in enumerate(sides):
+            mine, its = packed.documents_BT == number, whole.documents_BT == side
+            for name in ("tokens_BT", "labels_BT", "positions_BT"):
+                assert getattr(packed, name)[mine].tolist() == getattr(whole, name)[its].tolist()
+        assert (packed.labels_BT[packed.documents_BT < 0] == IGNORE).all()

@@ -1,6 +1,5 @@
 """Rule `boilerplate`: what sites print around texts goes, the texts and all that only looks like it stay."""
 
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

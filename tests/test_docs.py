@@ -31,10 +31,10 @@ from minimind.evaluate.results import Evaluation
 from minimind.events import Event
 from minimind.model.config import PRESETS, ModelConfig, count_active_parameters, count_parameters
 from minimind.model.transformer import Transformer
-from minimind.recipe import DistillSection, Recipe
+from minimind.recipe import DistillSection, Recipe, TokensSection
 from minimind.stage import build
 from minimind.tokens.token_set import TokenSet, TokensInfo
-from minimind.tokens.tokenizer import TokenizerConfig
+from minimind.tokens.tokenizer_training import TokenizerConfig
 from minimind.train import objectives
 from minimind.train.checkpoint import Header
 from minimind.train.config import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainConfig
@@ -46,6 +46,7 @@ PAGES = sorted([*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md"), *(CH
 PATH, FORMATS = CHECKOUT / "docs" / "path.md", CHECKOUT / "docs" / "formats.md"
 SECTIONS: dict[str, type[Config]] = {
     "`[tokenizer]`": TokenizerConfig,
+    "`[tokens]`": TokensSection,
     "`[model]`": ModelConfig,
     "`[pretrain]` and every other training": TrainConfig,
     "`[sft]`": SftConfig,

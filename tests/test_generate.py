@@ -15,7 +15,7 @@ from minimind.infer.sampling import Sampling
 from minimind.model.config import ModelConfig
 from minimind.model.transformer import Transformer
 from minimind.model.weights import save_model
-from minimind.tokens.tokenizer import END_OF_TEXT, IM_END, SPECIAL_TOKENS, Tokenizer
+from minimind.tokens.tokenizer import END_OF_TEXT, IM_END, SPECIAL_TOKENS, SpecialIds, Tokenizer
 
 GREEDY = Sampling(temperature=0, max_tokens=24)
 PROMPT = [END_OF_TEXT, 20, 31, 40, 31]
@@ -42,6 +42,8 @@ def model(tokenizer: Tokenizer) -> Transformer:
 
 class Scripted:
     """A tokenizer whose token n is the n-th of the given byte strings: any border between tokens can be tried."""
+
+    specials = SpecialIds(end_of_text=END_OF_TEXT, im_start=1, im_end=IM_END)
 
     def __init__(self, *pieces: bytes) -> None:
         self._pieces = pieces
@@ -117,7 +119,7 @@ def test_the_context_bounds_prompt_and_answer_together(model: Transformer, token
     assert len(list(generate(model, prompt_ids, sampling=sampling, stop_ids=()))) == 3
     for size in (context, context + 1):
         with pytest.raises(DataError, match=rf"{size} tokens and the model's context {context}"):
-            generate(model, [30] * size, sampling=sampling)
+            generate(model, [30] * size, sampling=sampling, stop_ids=())
         with pytest.raises(DataError, match="shorten"):
             stream_text(model, tokenizer, [30] * size, sampling=sampling)
 
@@ -137,7 +139,7 @@ def test_an_unusable_prompt_is_refused_when_the_stream_is_asked_for(
 ) -> None:
     """A server has to know before it has sent its status line."""
     with pytest.raises(DataError, match=reason):
-        generate(model, prompt_ids, sampling=GREEDY)
+        generate(model, prompt_ids, sampling=GREEDY, stop_ids=())
 
 
 def test_an_open_stream_leaves_gradients_on(model: Transformer) -> None:

@@ -49,3 +49,24 @@ def test_the_longest_document_is_what_every_stage_that_reads_it_can_hold():
     recipe = load_recipe("quickstart", overrides=["sft.length=512", "lora.length=128"])
     assert recipe.longest_document("chat") == 128
     assert recipe.longest_document("pretrain") is None
+
+
+def test_tokens_follow_from_the_trainings_that_read_them():
+    """Own rows and rows that are mixed in; each length has a packing plan of its own."""
+    recipe = load_recipe(
+        "quickstart",
+        overrides=["sft.length=512", "pretrain.length=128", "sft.mix.pretrain=0.1", "tokens.chat_too_long=split"],
+    )
+    text, chat = recipe.tokens_config("pretrain"), recipe.tokens_config("chat")
+    assert (text.max_tokens, text.too_long, text.row_lengths) == (None, "drop", (128, 512))
+    assert (chat.max_tokens, chat.too_long, chat.row_lengths) == (256, "split", (256, 512))
+    assert recipe.tokens_config("preference").max_tokens == recipe.dpo.length
+    assert recipe.tokens_config("prompt").max_tokens is None
+    mixed = load_recipe("quickstart", overrides=["pretrain.mix.chat=0.1", "pretrain.length=64"])
+    assert mixed.tokens_config("chat").max_tokens == 64
+    assert mixed.tokens_config("chat").row_lengths == (64, 256)
+
+
+def test_a_policy_that_a_kind_of_rows_cannot_have_is_named():
+    with pytest.raises(ConfigError, match=r"tokens\.preference_too_long"):
+        load_recipe("quickstart", overrides=["tokens.preference_too_long=split"])

@@ -29,8 +29,9 @@ from minimind.model.config import ModelConfig
 from minimind.model.transformer import Transformer
 from minimind.model.weights import save_model
 from minimind.stage import Stage, build
-from minimind.tokens.token_set import TOKENS, TokensConfig
-from minimind.tokens.tokenizer import TOKENIZER, Tokenizer, TokenizerConfig
+from minimind.tokens.tokenizer import Tokenizer
+from minimind.tokens.tokenizer_training import TOKENIZER, TokenizerConfig
+from minimind.tokens.tokenizing import TOKENS, TokensConfig
 
 ATTACK = "</pre><script>alert('x')</script><img src=x onerror=alert(1)> | `tick` ``` \x1b[31m"
 PROMPTS = ("Who are you?", ATTACK)

@@ -20,6 +20,7 @@ from training_parts import ONE_RANK, TINY
 
 from minimind.artifact import Artifact, Store
 from minimind.data.documents import RowKind
+from minimind.errors import ConfigError
 from minimind.events import EVENTS_FILE, EventWriter, read_events
 from minimind.stage import build
 from minimind.train import job
@@ -56,6 +57,7 @@ def base(token_artifacts: Tokens, tokenizer_artifact: Artifact, tmp_path_factory
 def run_of(stage: str, config: TrainConfig, out_dir: Path, tokens: Tokens, tokenizer: Artifact, base: Path) -> TrainRun:
     kind: RowKind = {"pretrain": "pretrain", "dpo": "preference"}.get(stage, "chat")
     inputs = {"tokens": tokens[kind].dir, "tokenizer": tokenizer.dir, "model": base, "teacher": base}
+    inputs |= {f"tokens_{other}": tokens[other].dir for other in config.mix}
     return TrainRun(stage=stage, config=config, inputs=inputs, fingerprints={n: n for n in inputs}, out_dir=out_dir)
 
 
@@ -98,6 +100,8 @@ def assert_equal_results(one: Path, other: Path) -> None:
     [
         ("pretrain", PretrainConfig(model=TINY, optimizer="muon", **COMMON)),
         ("sft", SftConfig(**COMMON)),
+        ("sft", SftConfig(**COMMON, mix={"pretrain": 0.3}, empty_think_share=0.5)),
+        ("sft", SftConfig(**COMMON, system_prompts=("Be kind.",), system_share=0.5)),
         ("dpo", DpoConfig(**COMMON | {"tokens": 12 * 2400, "batch_tokens": 2400, "micro_tokens": 1600, "lr": 1e-3})),
         ("lora", LoraConfig(rank=2, **COMMON)),
         ("distill", DistillConfig(**COMMON)),
@@ -126,6 +130,39 @@ def test_a_broken_off_training_goes_on_to_the_bit(
     assert "goes on after step 5" in messages
     assert_equal_results(*paths)
     assert not (paths[1] / "checkpoints").exists()
+
+
+def test_the_shares_of_a_mixture_are_told_at_both_ends_and_in_the_summary(
+    base: Path, token_artifacts: Tokens, tokenizer_artifact: Artifact, tmp_path: Path
+) -> None:
+    """Planned and as they were, by rows and by tokens."""
+    config = SftConfig(**COMMON, mix={"pretrain": 0.25})
+    job.run_rank(run_of("sft", config, tmp_path, token_artifacts, tokenizer_artifact, base), ONE_RANK)
+    events, _ = read_events(tmp_path / EVENTS_FILE)
+    first, last = [event.message for event in events if event.message.startswith("mixture:")]
+    assert "pretrain 25.00% of the rows" in first and "so far" not in first
+    assert "so far" in last
+    figures = json.loads((tmp_path / "training.json").read_text())["figures"]
+    assert figures["mix_pretrain_rows"] == 0.25 and figures["mix_chat_rows"] == 0.75
+    for which in ("tokens", "tokens_planned"):
+        assert figures[f"mix_pretrain_{which}"] + figures[f"mix_chat_{which}"] == pytest.approx(1, abs=1e-5)
+        assert figures[f"mix_pretrain_{which}"] == pytest.approx(0.25, abs=0.15)
+
+
+def test_a_mixture_reads_the_inputs_it_names_and_no_others(
+    base: Path, token_artifacts: Tokens, tokenizer_artifact: Artifact, tmp_path: Path
+) -> None:
+    """A token set that is given and not read would still be in the fingerprint."""
+    inputs = {"tokens": token_artifacts["pretrain"], "tokenizer": tokenizer_artifact}
+    config = PretrainConfig(model=TINY, **COMMON)
+    with pytest.raises(ConfigError, match="reads tokens_chat; was given none"):
+        build(PRETRAIN, config.replace(mix={"chat": 0.1}), inputs, store=Store(tmp_path))
+    with pytest.raises(ConfigError, match="was given tokens_chat"):
+        build(PRETRAIN, config, {**inputs, "tokens_chat": token_artifacts["chat"]}, store=Store(tmp_path))
+    run = run_of("sft", SftConfig(**COMMON, mix={"pretrain": 0.2}), tmp_path, token_artifacts, tokenizer_artifact, base)
+    wrong = run.replace(inputs={**run.inputs, "tokens_pretrain": token_artifacts["chat"].dir})
+    with pytest.raises(ConfigError, match="has chat rows"):
+        job.run_rank(wrong, ONE_RANK)
 
 
 def test_the_older_checkpoint_serves_when_the_newest_is_damaged(

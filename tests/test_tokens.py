@@ -2,21 +2,28 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SealCorpus, conversations, preferences
+from conftest import GIVEN_ROWS, GivenRows, SealCorpus, conversations, documents, preferences
 from pydantic import ValidationError
 
 from minimind.artifact import Artifact, Store
+from minimind.data import shards
 from minimind.data.documents import RowKind
-from minimind.data.shards import read_rows
+from minimind.data.sharding import SHARD, ShardConfig
+from minimind.data.shards import content_bytes, read_rows
 from minimind.errors import ArtifactError, ConfigError, DataError, MissingError
 from minimind.stage import build
-from minimind.tokens.chat import render
-from minimind.tokens.token_set import TOKENS, TokensConfig, TokenSet, token_dtype
+from minimind.tokens import tokenizing
+from minimind.tokens.chat import render, render_prompt
+from minimind.tokens.packing import plan_rows
+from minimind.tokens.token_set import TokenSet, token_dtype
 from minimind.tokens.tokenizer import Tokenizer
+from minimind.tokens.tokenizing import TOKENS, TokensConfig
 from minimind.tokens.vocabulary import END_OF_TEXT
 
 KINDS: tuple[RowKind, ...] = ("pretrain", "chat", "preference")
@@ -145,7 +152,7 @@ def test_rows_of_another_kind_are_an_error(corpus: Artifact, tokenizer_artifact:
 
 def test_pretraining_takes_no_limit() -> None:
     """It would be ignored, and a setting that is ignored misleads."""
-    with pytest.raises(ValidationError, match="max_tokens is for chat and preference"):
+    with pytest.raises(ValidationError, match="max_tokens and too_long are for chat"):
         TokensConfig(rows="pretrain", max_tokens=100)
 
 
@@ -190,3 +197,216 @@ def test_ids_above_16_bits_get_32() -> None:
     assert token_dtype(65_536) == "<u2"
     assert token_dtype(65_537) == "<u4"
     assert np.array([65_535], token_dtype(65_536))[0] == 65_535
+
+
+def prompts(count: int) -> list[dict[str, Any]]:
+    """Prompt rows: conversations without their last answer."""
+    return [{"prompt": row["conversations"][:-1]} for row in conversations(count)]
+
+
+def test_prompts_are_documents_with_a_place_for_an_answer(
+    seal_corpus: SealCorpus, tokenizer_artifact: Artifact, tokenizer: Tokenizer, store: Store
+) -> None:
+    """What a training by generated answers starts to write from; nothing of it is learnt."""
+    rows = seal_corpus("prompt", prompts(20), validation_fraction=0.2)
+    inputs = {"corpus": rows, "tokenizer": tokenizer_artifact}
+    artifact, _ = build(TOKENS, TokensConfig(rows="prompt"), inputs, store=store)
+    for split in ("train", "val"):
+        token_set = TokenSet.open(artifact.dir / split)
+        for number, row in enumerate(read_rows(rows.dir / split)):
+            assert token_set.document(number).tolist() == render_prompt(row["prompt"], tokenizer)
+        assert token_set.trained is not None and not token_set.trained.any()
+        assert token_set.info.trained_tokens == token_set.info.bytes == 0
+
+
+@pytest.fixture(scope="module")
+def many_batches(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[RowKind, Artifact]]:
+    """Corpora whose shards have many small record batches, so that there is something to cut into jobs."""
+    given: dict[RowKind, list[dict[str, Any]]] = {
+        "pretrain": [{"text": text} for text in documents(200)],
+        "chat": conversations(60),
+        "preference": preferences(40),
+        "prompt": prompts(40),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "BATCH_ROWS", 12)
+        own = Store(tmp_path_factory.mktemp("many"))
+        made = {}
+        for kind, values in given.items():
+            rows, _ = build(GIVEN_ROWS, GivenRows(rows=kind, values=values), {}, store=own)
+            made[kind] = build(SHARD, ShardConfig(rows=kind, validation_fraction=0.2), {"rows": rows}, store=own)[0]
+        yield made
+
+
+def contents(artifact: Artifact) -> dict[str, str]:
+    """File → digest, without the events, which have times in them."""
+    return {file.path: file.sha256 for file in artifact.manifest.files if file.path != "events.jsonl"}
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "prompt"])
+def test_the_bytes_do_not_depend_on_how_the_work_is_cut_or_who_does_it(
+    many_batches: dict[RowKind, Artifact],
+    tokenizer_artifact: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: RowKind,
+) -> None:
+    """A set that changes with the machine is another artifact under the same name."""
+    inputs = {"corpus": many_batches[kind], "tokenizer": tokenizer_artifact}
+    limits = {} if kind == "pretrain" else {"max_tokens": 60, "too_long": "cut_left"}
+    config = TokensConfig(rows=kind, row_lengths=(128,), **limits)
+    one, _ = build(TOKENS, config, inputs, store=Store(tmp_path / "one"))
+    monkeypatch.setattr(tokenizing, "PART_BYTES", 4000)
+    assert len(tokenizing._jobs(config, many_batches[kind].dir / "train", tokenizer_artifact.dir)) > 1
+    workers = 2 if kind == "chat" else 1
+    other, _ = build(TOKENS, config.replace(workers=workers), inputs, store=Store(tmp_path / "other"))
+    assert one.fingerprint == other.fingerprint
+    assert contents(one) == contents(other)
+
+
+def test_a_killed_stage_goes_on_from_its_finished_jobs(
+    many_batches: dict[RowKind, Artifact], tokenizer_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of tokenizing are not done twice because of a full disk."""
+    inputs = {"corpus": many_batches["pretrain"], "tokenizer": tokenizer_artifact}
+    config = TokensConfig(rows="pretrain", workers=1)
+    monkeypatch.setattr(tokenizing, "PART_BYTES", 4000)
+    whole, _ = build(TOKENS, config, inputs, store=Store(tmp_path / "whole"))
+    real, done = tokenizing.tokenize_part, []
+
+    def part(job: Any, out_dir: Path, advance: Any) -> None:
+        if len(done) == 2:
+            done.clear()
+            raise KeyboardInterrupt
+        done.append(out_dir)
+        real(job, out_dir, advance)
+
+    monkeypatch.setattr(tokenizing, "tokenize_part", part)
+    store = Store(tmp_path / "broken")
+    with pytest.raises(KeyboardInterrupt):
+        build(TOKENS, config, inputs, store=store)
+    monkeypatch.setattr(tokenizing, "tokenize_part", lambda *given: (done.append(given[1]), real(*given)))
+    artifact, _ = build(TOKENS, config, inputs, store=store)
+    jobs = sum(
+        len(tokenizing._jobs(config, inputs["corpus"].dir / s, tokenizer_artifact.dir)) for s in ("train", "val")
+    )
+    assert len(done) == jobs - 2
+    assert contents(artifact) == contents(whole)
+
+
+def long_chat() -> dict[str, Any]:
+    """Three questions with answers behind a system turn."""
+    turns: list[dict[str, str]] = [{"role": "system", "content": "Answer well."}]
+    for number in range(3):
+        turns += [{"role": "user", "content": f"Question {number}?"}, {"role": "assistant", "content": "Words. " * 9}]
+    return {"conversations": turns}
+
+
+@pytest.mark.parametrize("policy", ["cut_left", "split"])
+def test_cut_conversations_are_counted_and_written_down(
+    seal_corpus: SealCorpus, tokenizer_artifact: Artifact, tokenizer: Tokenizer, tmp_path: Path, policy: str
+) -> None:
+    """Nothing is cut silently: every lost turn is in a file, every byte in a figure."""
+    chat = long_chat()["conversations"]
+    short = {"conversations": [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "Yes."}]}
+    hopeless = {"conversations": [short["conversations"][0], {"role": "assistant", "content": "Words. " * 90}]}
+    corpus = seal_corpus("chat", [short, long_chat(), hopeless, short | {}], validation_fraction=0)
+    limit = len(render([chat[0], *chat[3:]], tokenizer).ids)
+    config = TokensConfig(rows="chat", max_tokens=limit, too_long=policy, row_lengths=(limit,))
+    artifact, _ = build(TOKENS, config, {"corpus": corpus, "tokenizer": tokenizer_artifact}, store=Store(tmp_path))
+    token_set, figures = TokenSet.open(artifact.dir / "train"), artifact.summary().figures
+    (cut,) = [json.loads(line) for line in (artifact.dir / "dropped" / "cut.jsonl").read_text().splitlines()]
+    (dropped,) = [json.loads(line) for line in (artifact.dir / "dropped" / "dropped.jsonl").read_text().splitlines()]
+    assert (cut["rule"], cut["line"], dropped["rule"], dropped["line"]) == (policy, 2, "max_tokens", 3)
+    lost = json.loads(cut["text"])
+    parts = [[chat[0], *chat[3:]]] if policy == "cut_left" else [chat[:5], [chat[0], *chat[5:]]]
+    assert lost == (chat[1:3] if policy == "cut_left" else [])
+    made = [token_set.document(number).tolist() for number in np.flatnonzero(token_set.rows == 1)]
+    assert made == [render(part, tokenizer).ids for part in parts]
+    sizes = [int(token_set.bytes[number]) for number in np.flatnonzero(token_set.rows == 1)]
+    assert sizes == [render(part, tokenizer).trained_bytes for part in parts]
+    assert token_set.rows.tolist() == sorted(token_set.rows.tolist())
+    source = token_set.info.sources["given"]
+    assert (source.rows, source.kept_rows, source.dropped_rows, source.cut_rows) == (4, 3, 1, 1)
+    assert source.cut_bytes == sum(len(turn["content"]) for turn in lost) == figures["train_cut_bytes"]
+    assert figures["train_rows"] == len(set(token_set.rows.tolist())) + figures["train_dropped_rows"] == 4
+    assert figures["train_cut_rows"] == 1
+    assert any("cut.jsonl" in warning for warning in artifact.summary().warnings)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "prompt"])
+def test_the_ledger_of_every_source_balances_to_the_unit(
+    tokenizer_artifact: Artifact, store: Store, tmp_path: Path, kind: RowKind
+) -> None:
+    """By source, for rows and bytes; and all sources together are the files."""
+    given = {"pretrain": [{"text": t} for t in documents(60)], "preference": preferences(40), "prompt": prompts(40)}
+    own = Store(tmp_path)
+    values = given.get(kind, conversations(60))
+    rows, _ = build(GIVEN_ROWS, GivenRows(rows=kind, values=values, sources=3), {}, store=own)
+    corpus, _ = build(SHARD, ShardConfig(rows=kind, validation_fraction=0.2), {"rows": rows}, store=own)
+    limits = {} if kind == "pretrain" else {"max_tokens": 60, "too_long": "split" if kind == "chat" else "cut_left"}
+    inputs = {"corpus": corpus, "tokenizer": tokenizer_artifact}
+    artifact, _ = build(TOKENS, TokensConfig(rows=kind, **limits), inputs, store=own)
+    lost = 0
+    for split in ("train", "val"):
+        token_set = TokenSet.open(artifact.dir / split)
+        info, of_source = token_set.info, [row["source"].partition("/")[0] for row in read_rows(corpus.dir / split)]
+        sizes = [content_bytes(row) for row in read_rows(corpus.dir / split)]
+        assert set(info.sources) == set(of_source) and len(info.sources) == 3
+        for name, source in info.sources.items():
+            assert source.rows == of_source.count(name) == source.kept_rows + source.dropped_rows
+            assert source.bytes == sum(size for size, of in zip(sizes, of_source, strict=True) if of == name)
+            assert source.bytes == source.kept_bytes + source.dropped_bytes + source.cut_bytes
+            mine = [of_source[row] == name for row in token_set.rows]
+            assert source.documents == sum(mine)
+            assert source.kept_rows == len(set(token_set.rows[mine].tolist()))
+            assert source.tokens == np.diff(token_set.offsets)[mine].sum()
+            lost += source.dropped_rows + source.cut_rows
+        for name in ("documents", "tokens", "trained_tokens"):
+            assert sum(getattr(source, name) for source in info.sources.values()) == getattr(info, name)
+    assert bool(lost) == (kind != "pretrain"), "the case needs rows that are too long"
+
+
+def test_the_stored_plan_is_the_one_that_would_be_made(
+    seal_corpus: SealCorpus, tokenizer_artifact: Artifact, tmp_path: Path
+) -> None:
+    """Which lengths were foreseen is no reason for other batches."""
+    corpus = seal_corpus("pretrain", [{"text": text} for text in documents(50)], validation_fraction=0)
+    inputs = {"corpus": corpus, "tokenizer": tokenizer_artifact}
+    config = TokensConfig(rows="pretrain", row_lengths=(32, 100))
+    artifact, _ = build(TOKENS, config, inputs, store=Store(tmp_path))
+    assert TOKENS.parts(config, {"corpus": "a", "tokenizer": "b"}) == TOKENS.parts(
+        TokensConfig(rows="pretrain"), {"corpus": "a", "tokenizer": "b"}
+    )
+    token_set = TokenSet.open(artifact.dir / "train")
+    for length in (32, 100):
+        assert (artifact.dir / "train" / f"plan-{length}").is_dir()
+        wanted, found = plan_rows(np.diff(token_set.offsets), row_length=length), token_set.plan(length)
+        for name in ("documents", "starts", "lengths", "row_offsets"):
+            assert np.array_equal(getattr(found, name), getattr(wanted, name))
+        padding = 1 - token_set.num_tokens / (wanted.num_rows * length)
+        assert artifact.summary().figures[f"train_padding_{length}"] == pytest.approx(padding, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["documents", "row_offsets"])
+def test_a_damaged_plan_is_refused(
+    seal_corpus: SealCorpus, tokenizer_artifact: Artifact, tmp_path: Path, name: str
+) -> None:
+    """It would put half of one document behind half of another."""
+    inputs = {"corpus": seal_corpus("pretrain", [{"text": "a b c"}] * 9), "tokenizer": tokenizer_artifact}
+    config = TokensConfig(rows="pretrain", row_lengths=(32,))
+    artifact, _ = build(TOKENS, config, inputs, store=Store(tmp_path))
+    path = artifact.dir / "train" / "plan-32" / f"{name}.npy"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ArtifactError, match=rf"{name}\.npy: damaged"):
+        TokenSet.open(artifact.dir / "train").plan(32)
+    path.unlink()
+    with pytest.raises(ArtifactError, match=rf"{name}\.npy"):
+        TokenSet.open(artifact.dir / "train").plan(32)
+
+
+def test_what_cannot_be_split_is_an_error() -> None:
+    """Half a pair teaches nothing."""
+    for kind in ("preference", "prompt"):
+        with pytest.raises(ValidationError, match="split"):
+            TokensConfig(rows=kind, too_long="split")

@@ -1,8 +1,10 @@
 """Settings of a training: what is refused, what decides its identity, and how a rank reads them back."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from training_parts import TINY
 
 from minimind.errors import ConfigError
@@ -72,3 +74,30 @@ def test_a_rank_reads_back_the_settings_of_its_stage() -> None:
         again = TrainRun.model_validate_json(run.model_dump_json())
         assert again == run
         assert type(again.config) is type(config)
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "said"),
+    [
+        (SftConfig, {"mix": {"chat": 0.1}}, "other than its own, chat"),
+        (TrainConfig, {"mix": {"pretrain": 0.1}}, "other than its own, pretrain"),
+        (SftConfig, {"mix": {"pretrain": 0.995}}, "leaves 0.01 or more"),
+        (DpoConfig, {"mix": {"chat": 0.1}}, "dpo learns from pairs alone"),
+        (SftConfig, {"system_share": 0.2}, "need each other"),
+        (SftConfig, {"system_prompts": ["Be kind."]}, "need each other"),
+    ],
+)
+def test_a_mixture_or_augmentation_that_cannot_be_is_an_error(
+    cls: type[TrainConfig], values: dict[str, Any], said: str
+) -> None:
+    """Said before anything is built, with the settings that disagree."""
+    with pytest.raises(ValidationError, match=said):
+        cls(epochs=1, **values)
+
+
+def test_mixtures_and_augmentation_are_off_by_default_and_count() -> None:
+    """What a model learnt from is a part of what it is."""
+    config = SftConfig(epochs=1)
+    assert not config.mix and not config.augments
+    for changes in ({"mix": {"pretrain": 0.1}}, {"empty_think_share": 0.1}):
+        assert config.replace(**changes).identity() != config.identity()

@@ -54,7 +54,7 @@ class Pattern:
         return Batch(
             tokens_BT=tokens[:, :-1].copy(),
             labels_BT=np.where(trained, tokens[:, 1:], IGNORE),
-            documents_BT=np.zeros((rows, self._length), np.int32),
+            documents_BT=np.repeat(np.arange(rows)[:, None] * self._pairs, self._length, axis=1).astype(np.int32),
             positions_BT=np.tile(np.arange(self._length), (rows, 1)),
             items_B=np.tile(items, 2) if self._pairs else items,
         )

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.console import Console
 
-from minimind.cli import data, models
+from minimind.cli import data, inspect, models, tokenizer
 from minimind.cli.shared import AsJson, console, local
 from minimind.errors import ConfigError, MiniMindError
 
@@ -24,7 +24,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Raw text to a chat model of your own. Start with `minimind run`, then `minimind chat dpo`.",
 )
+data.app.command()(inspect.show)
 app.add_typer(data.app, name="data")
+app.add_typer(tokenizer.app, name="tokenizer")
 
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended: 128 + SIGINT, as shells have it."""
@@ -126,6 +128,9 @@ def up(
 
 app.command()(models.chat)
 app.command()(models.generate)
+app.command()(inspect.lint)
+app.command()(inspect.trace)
+app.command()(inspect.ledger)
 
 
 @app.command()

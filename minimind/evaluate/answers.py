@@ -11,7 +11,7 @@ from minimind.infer.generate import generate
 from minimind.infer.sampling import Sampling
 from minimind.model.transformer import Transformer
 from minimind.tokens.chat import render_prompt
-from minimind.tokens.tokenizer import END_OF_TEXT, Tokenizer
+from minimind.tokens.tokenizer import Tokenizer
 
 GRAM = 4
 
@@ -33,8 +33,9 @@ def _answer(model: Transformer, tokenizer: Tokenizer, prompt: str, *, max_tokens
     if chat:
         prompt_ids = render_prompt([{"role": "user", "content": prompt}], tokenizer)
     else:
-        prompt_ids = [END_OF_TEXT, *tokenizer.encode(prompt)]
-    stream = generate(model, prompt_ids, sampling=Sampling(temperature=0, max_tokens=max_tokens))
+        prompt_ids = [tokenizer.specials.end_of_text, *tokenizer.encode(prompt)]
+    sampling = Sampling(temperature=0, max_tokens=max_tokens)
+    stream = generate(model, prompt_ids, sampling=sampling, stop_ids=tokenizer.specials.stop)
     tokens: list[int] = []
     while True:
         try:

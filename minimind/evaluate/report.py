@@ -22,9 +22,9 @@ from minimind.evaluate.page import render_html, render_markdown, template_digest
 from minimind.evaluate.results import read_evaluation
 from minimind.model.weights import CONFIG_FILE, WEIGHTS_FILE
 from minimind.stage import Stage
-from minimind.tokens.tokenizer import TOKENIZER_FILES
+from minimind.tokens.tokenizer import tokenizer_files
 
-MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE, *TOKENIZER_FILES)
+MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE)
 FALLBACKS: tuple[ModelName, ...] = ("dpo", "lora", "sft", "pretrain")
 """What is published where the wanted model was not trained: the furthest along that was."""
 ROW_KINDS = ("", "_chat", "_preference")
@@ -39,11 +39,12 @@ def publish(config: PublishConfig, inputs: Inputs, out_dir: Path) -> Summary:
             f"publish: the evaluation did not measure this {name} ({inputs[name].fingerprint}); "
             "run evaluate on the same models"
         )
-    for file in MODEL_FILES:
+    model = inputs[name].dir
+    for path in (*(model / file for file in MODEL_FILES), *tokenizer_files(model)):
         try:
-            shutil.copyfile(inputs[name].dir / file, out_dir / file)
+            shutil.copyfile(path, out_dir / path.name)
         except FileNotFoundError:
-            raise MissingError(f"{inputs[name].dir / file}: missing from the model; run {name} again") from None
+            raise MissingError(f"{path}: missing from the model; run {name} again") from None
     report = collect(config, inputs, name, warnings=warnings)
     runtime.write_json(out_dir / REPORT_FILE, report.model_dump(mode="json"))
     draw(out_dir)

@@ -31,15 +31,9 @@ from minimind.model.transformer import Transformer
 from minimind.model.weights import load_model
 from minimind.runtime import Precision
 from minimind.tokens.chat import render_prompt
-from minimind.tokens.tokenizer import END_OF_TEXT, IM_END, IM_START, SPECIAL_TOKENS, Tokenizer
+from minimind.tokens.tokenizer import Tokenizer
 
 FinishReason = Literal["stop", "length"]
-
-STOP_IDS = frozenset({END_OF_TEXT, IM_START, IM_END})
-"""Where an answer ends by itself. A new turn's start is among them: what follows is not the answer any more."""
-
-_TAGS = {token: name.encode() for token, name in enumerate(SPECIAL_TOKENS) if not name.startswith("<|")}
-"""The tokens shown by name: tags of reasoning and of tool calls tell parts of an answer apart."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +74,15 @@ def load(directory: Path, device: str = "auto", *, precision: Precision = "auto"
 def prompt_ids(tokenizer: Tokenizer, text: str, *, system: str = "", raw: bool = False) -> list[int]:
     """The ids of a question in the chat format, or with `raw` of a document's beginning."""
     if raw:
-        return [END_OF_TEXT, *tokenizer.encode(text)]
+        return [tokenizer.specials.end_of_text, *tokenizer.encode(text)]
     turns = [{"role": "system", "content": system}] if system else []
     return render_prompt([*turns, {"role": "user", "content": text}], tokenizer)
 
 
 def generate(
-    model: Transformer, prompt_ids: Sequence[int], *, sampling: Sampling, stop_ids: Collection[int] = STOP_IDS
+    model: Transformer, prompt_ids: Sequence[int], *, sampling: Sampling, stop_ids: Collection[int]
 ) -> Generator[int, None, FinishReason]:
-    """The tokens that follow the prompt, up to and without the first one in `stop_ids`.
+    """The tokens that follow the prompt, up to and without the first one in `stop_ids` (`tokenizer.specials.stop`).
 
     Raises DataError for a prompt that is empty, leaves no room in the context, or holds ids the
     model does not have.
@@ -118,7 +112,7 @@ def stream_text(
     No piece is empty or splits a character. Bytes that are no UTF-8 come as U+FFFD; of the special
     tokens only tags (`<think>`, `<tool_call>`, …) are shown. Raises as `generate` does.
     """
-    tokens = generate(model, prompt_ids, sampling=sampling)
+    tokens = generate(model, prompt_ids, sampling=sampling, stop_ids=tokenizer.specials.stop)
     return _pieces(tokens, tokenizer, sampling.stop)
 
 
@@ -173,6 +167,7 @@ def _next_logits(model: Transformer, fresh_ids: list[int], cache: KeyValueCache)
 def _pieces(
     tokens: Generator[int, None, FinishReason], tokenizer: Tokenizer, stop: Sequence[str]
 ) -> Generator[str, None, Completion]:
+    tags = _tags(tokenizer)
     utf8 = codecs.getincrementaldecoder("utf-8")("replace")
     text, held, num_tokens = "", "", 0
     reason: FinishReason | None = None
@@ -184,7 +179,7 @@ def _pieces(
             held += utf8.decode(b"", final=True)
         else:
             num_tokens += 1
-            held += utf8.decode(_TAGS.get(token) or tokenizer.decode_bytes([token]))
+            held += utf8.decode(tags.get(token) or tokenizer.decode_bytes([token]))
         size, stopped = settled(held, stop)
         if stopped:
             reason, held = "stop", held[:size]
@@ -195,6 +190,12 @@ def _pieces(
         if piece:
             yield piece
     return Completion(text, num_tokens, reason)
+
+
+def _tags(tokenizer: Tokenizer) -> dict[int, bytes]:
+    """The tokens shown by name: tags of reasoning and of tool calls tell parts of an answer apart."""
+    named = tokenizer.specials.named().items()
+    return {token: name.encode() for token, name in named if token not in tokenizer.specials.stop}
 
 
 def _name_of(directory: Path) -> str:

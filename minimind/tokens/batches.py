@@ -1,8 +1,8 @@
 """Batches: a pure function of (seed, step, token set).
 
 The same step gives the same rows whatever the number of ranks, micro-batches or restarts, so where a
-training stands is one integer. Rows come in a new order every epoch; the batch at an epoch's end is
-filled up from the next epoch, so all batches are of one size.
+training stands is one integer. Rows come in a new order every epoch (`minimind.tokens.shuffle`); the batch at an
+epoch's end is filled up from the next epoch, so all batches are of one size.
 
 Labels at the borders of documents. Pretraining: the label of a document's last id is the next id in the
 file, the END_OF_TEXT that begins the next document: so a model learns to end. All ids but the file's first
@@ -10,66 +10,58 @@ are a label once an epoch. Chats and pairs: the next id of the same document, wh
 is learnt, else IGNORE. Padding is END_OF_TEXT with the label IGNORE and document −1.
 
 Axes: B rows, T positions in a row. Everything is numpy and stays so until the training moves it; a batch
-of 16 × 256 takes about 0.2 ms. No worker processes: they made memory-mapped loaders slower.
+of 32 × 512 takes about 0.2 ms. No worker processes: they made memory-mapped loaders slower.
+Not here: how a batch is laid out (`minimind.tokens.layout`), several token sets (`minimind.tokens.mixture`),
+conversations that are changed (`minimind.tokens.augmentation`).
 """
 
-from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from minimind.errors import ConfigError, DataError
-from minimind.tokens.packing import plan_rows
-from minimind.tokens.token_set import TokenSet
-from minimind.tokens.vocabulary import END_OF_TEXT
+from minimind.tokens.layout import IGNORE, Batch, PiecesOfStep, read
+from minimind.tokens.shuffle import Shuffle
+from minimind.tokens.token_set import TokenSet, ranges
 
-IGNORE = -100
-"""The label of a position that is not learnt; what PyTorch's losses skip."""
+__all__ = ["IGNORE", "Batch", "PairBatches", "PiecesOfStep", "RowBatches", "RowSource"]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Rows ready for a model."""
+class RowSource(Protocol):
+    """Rows in an endless walk: what batches, and mixtures of them, are taken from."""
 
-    tokens_BT: np.ndarray
-    """int64 ids."""
-    labels_BT: np.ndarray
-    """int64, the id to predict at each position, or IGNORE."""
-    documents_BT: np.ndarray
-    """int32 number of the document within the row, −1 for padding."""
-    positions_BT: np.ndarray
-    """int64, from 0 at the start of each document or piece of one."""
-    items_B: np.ndarray
-    """int64 row of the packing plan, or number of the pair."""
+    @property
+    def row_length(self) -> int: ...
 
-    def __len__(self) -> int:
-        return len(self.items_B)
+    @property
+    def num_rows(self) -> int:
+        """Rows of an epoch."""
+        ...
 
-    def rows(self, start: int, stop: int) -> "Batch":
-        """The rows from `start` to before `stop`, as views."""
-        cut = slice(start, stop)
-        return Batch(
-            self.tokens_BT[cut],
-            self.labels_BT[cut],
-            self.documents_BT[cut],
-            self.positions_BT[cut],
-            self.items_B[cut],
-        )
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def batch(self, step: int) -> Batch: ...
+
+    def pieces(self, step: int) -> PiecesOfStep: ...
+
+    def take(self, start: int, count: int) -> Batch: ...
+
+    def take_pieces(self, start: int, count: int) -> PiecesOfStep: ...
+
+    def tokens_in(self, start: int, count: int) -> int:
+        """Ids in `take(start, count)`, padding left out."""
+        ...
 
 
 class RowBatches:
-    """Packed rows of `row_length` positions, `batch_rows` to a batch. For pretraining and chat sets."""
+    """Packed rows of `row_length` positions, `batch_rows` to a batch. For pretraining, chat and prompt sets."""
 
     def __init__(self, token_set: TokenSet, *, row_length: int, batch_rows: int, seed: int) -> None:
-        _require(token_set, row_length, batch_rows)
-        lengths = np.diff(token_set.offsets)
-        if token_set.kind != "pretrain" and (longest := int(lengths.max())) > row_length:
-            raise ConfigError(
-                f"`length` = {row_length} is shorter than the longest conversation of the token set, {longest} tokens, "
-                f"and none is cut; set `length` to {longest} or more, or make the tokens again for {row_length}"
-            )
-        self._set, self._plan = token_set, plan_rows(lengths, row_length=row_length)
-        self._row_length, self._batch_rows = row_length, batch_rows
-        self._order = _Order(self._plan.num_rows, seed)
+        require(token_set, row_length, batch_rows)
+        self._set, self._plan = token_set, token_set.plan(row_length)
+        self.row_length, self._batch_rows = row_length, batch_rows
+        self._order = Shuffle(self._plan.num_rows, seed)
 
     @property
     def num_rows(self) -> int:
@@ -82,49 +74,81 @@ class RowBatches:
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0 over all epochs."""
-        return self.gather(self._order.take(step * self._batch_rows, self._batch_rows))
+        return self.take(step * self._batch_rows, self._batch_rows)
+
+    def pieces(self, step: int) -> PiecesOfStep:
+        """Which documents are where in `batch(step)`, without reading an id."""
+        return self.take_pieces(step * self._batch_rows, self._batch_rows)
+
+    def take(self, start: int, count: int) -> Batch:
+        """The rows at `count` places from `start` on; an epoch has `num_rows` places."""
+        return self.gather(self._order.take(start, count))
+
+    def take_pieces(self, start: int, count: int) -> PiecesOfStep:
+        """The pieces of `take(start, count)`."""
+        return self.pieces_of(self._order.take(start, count))
+
+    def tokens_in(self, start: int, count: int) -> int:
+        """Ids in `take(start, count)`, padding left out; whole epochs are not looked at."""
+        return self._tokens_before(start + count) - self._tokens_before(start)
 
     def gather(self, rows: np.ndarray) -> Batch:
         """The given rows of the plan, in that order; for an evaluation that reads each row once."""
-        plan = self._plan
-        first, counts = plan.row_offsets[rows], np.diff(plan.row_offsets)[rows]
-        pieces = _ranges(first, counts)
+        found = self.pieces_of(rows)
+        firsts = np.flatnonzero(found.columns == 0)
+        return read(
+            self._set,
+            found,
+            numbers=np.arange(len(found.rows)) - firsts[found.rows],
+            items_B=np.asarray(rows, np.int64),
+            num_rows=len(rows),
+            width=self.row_length,
+        )
+
+    def pieces_of(self, rows: np.ndarray) -> PiecesOfStep:
+        """The pieces of the given rows of the plan."""
+        plan, pieces = self._plan, self._numbers(rows)
+        counts = plan.row_offsets[rows + 1] - plan.row_offsets[rows]
         row_of_piece = np.repeat(np.arange(len(rows)), counts)
-        lengths = plan.lengths[pieces]
+        lengths = plan.lengths[pieces].astype(np.int64)
         ends = np.cumsum(lengths)
         room_before = np.concatenate([[0], ends])[np.cumsum(counts) - counts]
-        return _fill(
-            self._set,
-            documents=plan.documents[pieces],
-            starts=plan.starts[pieces],
-            lengths=lengths,
+        return PiecesOfStep(
             rows=row_of_piece,
             columns=ends - lengths - room_before[row_of_piece],
-            numbers=_ranges(np.zeros_like(counts), counts),
-            items_B=np.asarray(rows, np.int64),
-            width=self._row_length,
+            documents=plan.documents[pieces].astype(np.int64),
+            starts=plan.starts[pieces].astype(np.int64),
+            lengths=lengths,
+            token_sets=np.zeros(len(pieces), np.int64),
         )
+
+    def _tokens_before(self, place: int) -> int:
+        epochs, rest = divmod(place, self.num_rows)
+        rows = self._order.take(place - rest, rest) if rest else np.zeros(0, np.int64)
+        return epochs * self._set.num_tokens + int(self._plan.lengths[self._numbers(rows)].sum(dtype=np.int64))
+
+    def _numbers(self, rows: np.ndarray) -> np.ndarray:
+        """The numbers of the pieces in the given rows."""
+        first = self._plan.row_offsets[rows].astype(np.int64)
+        return ranges(first, self._plan.row_offsets[rows + 1] - first)
 
 
 class PairBatches:
-    """Preference pairs: the chosen sides, then the rejected ones in the same order, as wide as the longest."""
+    """Preference pairs: the chosen sides, then the rejected ones in the same order, as wide as the longest.
+
+    A row to a side, so that a batch can be cut into pairs; `pack_sides` puts several into a row when it is cut.
+    """
 
     def __init__(self, token_set: TokenSet, *, batch_pairs: int, max_length: int, seed: int) -> None:
-        _require(token_set, max_length, batch_pairs)
+        require(token_set, max_length, batch_pairs, setting="dpo.length")
         if token_set.kind != "preference":
             raise ConfigError(f"pairs are of a preference token set; this one has {token_set.kind} rows")
-        self._lengths = np.diff(token_set.offsets)
-        if (longest := int(self._lengths.max())) > max_length:
-            raise ConfigError(
-                f"`dpo.length` = {max_length} is shorter than the longest answer with its prompt, {longest} tokens; "
-                f"set it to {longest} or more, or make the tokens again for {max_length}"
-            )
         self._set, self._batch_pairs = token_set, batch_pairs
-        self._order = _Order(self.num_pairs, seed)
+        self._order = Shuffle(self.num_pairs, seed)
 
     @property
     def num_pairs(self) -> int:
-        return len(self._lengths) // 2
+        return self._set.num_documents // 2
 
     @property
     def steps_per_epoch(self) -> int:
@@ -135,89 +159,40 @@ class PairBatches:
         """The batch of a step, counted from 0 over all epochs."""
         return self.gather(self._order.take(step * self._batch_pairs, self._batch_pairs))
 
+    def pieces(self, step: int) -> PiecesOfStep:
+        """Which documents are where in `batch(step)`, without reading an id."""
+        return self.pieces_of(self._order.take(step * self._batch_pairs, self._batch_pairs))
+
     def gather(self, pairs: np.ndarray) -> Batch:
         """The given pairs, in that order; rows B/2 + i and i are the two sides of one pair."""
-        documents = np.concatenate([2 * pairs, 2 * pairs + 1])
-        lengths, nothing = self._lengths[documents], np.zeros_like(documents)
-        return _fill(
+        found = self.pieces_of(pairs)
+        return read(
             self._set,
-            documents=documents,
-            starts=nothing,
-            lengths=lengths,
-            rows=np.arange(len(documents)),
-            columns=nothing,
-            numbers=nothing,
+            found,
+            numbers=found.rows,
             items_B=np.concatenate([pairs, pairs]).astype(np.int64),
-            width=int(lengths.max()),
+            num_rows=2 * len(pairs),
+            width=int(found.lengths.max()),
         )
 
-
-class _Order:
-    """Numbers below `size`, shuffled anew every epoch; place `n` is a function of (seed, n) alone."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        self._size, self._seed = size, seed
-        self._kept: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
-
-    def take(self, start: int, count: int) -> np.ndarray:
-        """The numbers at the places from `start` on, over as many epochs as that takes."""
-        taken = []
-        while count:
-            epoch, within = divmod(start, self._size)
-            part = self._epoch(epoch)[within : within + count]
-            taken.append(part)
-            start, count = start + len(part), count - len(part)
-        return np.concatenate(taken)
-
-    def _epoch(self, epoch: int) -> np.ndarray:
-        if self._kept[0] != epoch:  # only kept because it is slow to make for every batch
-            self._kept = (epoch, np.random.default_rng([self._seed, epoch]).permutation(self._size))
-        return self._kept[1]
+    def pieces_of(self, pairs: np.ndarray) -> PiecesOfStep:
+        """The two sides of each of the given pairs."""
+        documents = np.concatenate([2 * pairs, 2 * pairs + 1])
+        nothing = np.zeros_like(documents)
+        lengths = self._set.offsets[documents + 1] - self._set.offsets[documents]
+        return PiecesOfStep(np.arange(len(documents)), nothing, documents, nothing, lengths, nothing)
 
 
-def _require(token_set: TokenSet, length: int, count: int) -> None:
+def require(token_set: TokenSet, length: int, count: int, *, setting: str = "length") -> None:
+    """Raise DataError for an empty set, and ConfigError where a batch or a conversation does not fit."""
     if not token_set.num_documents:
         raise DataError(
             "the token set has no documents; give its split more rows (`validation_fraction` of the data spec)"
         )
     if length < 1 or count < 1:
         raise ConfigError(f"a batch of {count} rows of {length} positions; both must be 1 or more")
-
-
-def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """`starts[0], starts[0] + 1, …` for `counts[0]` numbers, then the same for the next, as one array."""
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts - (ends - counts), counts)
-
-
-def _fill(
-    token_set: TokenSet,
-    *,
-    documents: np.ndarray,
-    starts: np.ndarray,
-    lengths: np.ndarray,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    numbers: np.ndarray,
-    items_B: np.ndarray,
-    width: int,
-) -> Batch:
-    """A batch with piece i, `lengths[i]` ids of a document from `starts[i]` on, at (`rows[i]`, `columns[i]`)."""
-    shape = len(items_B), width
-    source = _ranges(token_set.offsets[documents] + starts, lengths)
-    target = _ranges(rows * width + columns, lengths)
-    next_ids = token_set.tokens[source + 1].astype(np.int64)
-    if token_set.trained is not None:
-        learnt = token_set.trained[source + 1].astype(bool)
-        learnt[np.cumsum(lengths) - 1] = False  # what follows a chat's last id is another chat
-        next_ids = np.where(learnt, next_ids, IGNORE)
-    tokens_BT = np.full(shape, END_OF_TEXT, np.int64)
-    labels_BT = np.full(shape, IGNORE, np.int64)
-    documents_BT = np.full(shape, -1, np.int32)
-    positions_BT = np.zeros(shape, np.int64)
-    tokens_BT.flat[target] = token_set.tokens[source]
-    labels_BT.flat[target] = next_ids
-    documents_BT.flat[target] = np.repeat(numbers, lengths)
-    positions_BT.flat[target] = _ranges(np.zeros_like(lengths), lengths)
-    return Batch(tokens_BT, labels_BT, documents_BT, positions_BT, items_B)
+    if token_set.kind != "pretrain" and (longest := token_set.longest_document) > length:
+        raise ConfigError(
+            f"`{setting}` = {length} is shorter than the longest conversation of the token set, {longest} tokens, "
+            f"and none is cut; set it to {longest} or more, or make the tokens again for {length}"
+        )

@@ -14,8 +14,12 @@
   reaches across a turn's header (`minimind.tokens.vocabulary`), so the header's ids are the same in training
   and in a prompt, and for tokenizers that encode header and content in one go.
 
+A tokenizer that this project did not train may lack the tokens of tools and reasoning: their names are then written as
+text, in one piece with the text around them.
+
 `CHAT_TEMPLATE` gives the same ids through transformers, except where a text spells out a special
-token: there the stock tokenizer reads the token, and this module the text.
+token: there the stock tokenizer reads the token, and this module the text. With a foreign tokenizer also where a
+content begins with blanks: such a tokenizer may join them to the header's line feed, and this module never does.
 Not here: which conversations are allowed (`minimind.data.documents`).
 """
 
@@ -24,16 +28,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from minimind.errors import DataError
-from minimind.tokens.vocabulary import (
-    IM_END,
-    IM_START,
-    THINK,
-    THINK_END,
-    TOOL_CALL,
-    TOOL_CALL_END,
-    TOOL_RESPONSE,
-    TOOL_RESPONSE_END,
-)
+from minimind.tokens.vocabulary import SPECIAL_TOKENS, SpecialIds
 
 if TYPE_CHECKING:
     from minimind.tokens.tokenizer import Tokenizer
@@ -42,6 +37,13 @@ Message = Mapping[str, str | None]
 """role, content, and where wanted reasoning_content, tools, tool_calls (the last two as JSON)."""
 
 PROMPT_HEADER = "assistant\n"
+_IM_START, _IM_END, _TOOL_CALL, _TOOL_CALL_END, _TOOL_RESPONSE, _TOOL_RESPONSE_END, _THINK, _THINK_END = SPECIAL_TOKENS[
+    1:9
+]
+_Tags = Mapping[str, int | str]
+"""Name of a special token → its id, or the name again where it has none and is written as text."""
+_FREQUENT = (*(f"{role}\n" for role in ("system", "user", "assistant")), "\n")
+"""What every turn has, so it is encoded once for a batch."""
 _TOOLS_BEFORE = "# Tools\n\nYou can call these functions, whose signatures are given as JSON:\n<tools>\n"
 _TOOLS_AFTER = "\n</tools>\n\nTo call one, give its name and its arguments as a JSON object:\n"
 _CALL_EXAMPLE = '\n{"name": <name>, "arguments": <object>}\n'
@@ -112,7 +114,7 @@ class Rendered:
     """UTF-8 bytes of the learnt text, what bits per byte are measured by."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Part:
     """A special token's id, or a text to be encoded on its own."""
 
@@ -129,24 +131,32 @@ def render_batch(
     conversations: Sequence[Sequence[Message]], tokenizer: "Tokenizer", *, last_turn_only: bool = False
 ) -> list[Rendered]:
     """`render` of each conversation, encoded in one go."""
-    planned = [list(_conversation(messages, last_turn_only)) for messages in conversations]
+    tags = _tags(tokenizer.specials)
+    planned = [list(_conversation(messages, last_turn_only, tags)) for messages in conversations]
     texts = [part.content for parts in planned for part in parts if isinstance(part.content, str)]
-    encoded = iter(tokenizer.encode_batch(texts))
-    return [_assemble(parts, encoded) for parts in planned]
+    rare = [text for text in texts if text not in _FREQUENT]
+    frequent = dict(zip(_FREQUENT, tokenizer.encode_batch(_FREQUENT), strict=True))
+    encoded = iter(tokenizer.encode_batch(rare))
+    return [_assemble(parts, frequent, encoded) for parts in planned]
 
 
 def render_prompt(messages: Sequence[Message], tokenizer: "Tokenizer") -> list[int]:
     """The conversation as ids and the header of the assistant's turn, which is to be continued."""
-    return [*render(messages, tokenizer).ids, IM_START, *tokenizer.encode(PROMPT_HEADER)]
+    return [*render(messages, tokenizer).ids, tokenizer.specials.im_start, *tokenizer.encode(PROMPT_HEADER)]
 
 
-def _assemble(parts: list[_Part], encoded: Iterator[list[int]]) -> Rendered:
+def _tags(specials: SpecialIds) -> _Tags:
+    return {**{name: name for name in SPECIAL_TOKENS[1:9]}, **{name: index for index, name in specials.named().items()}}
+
+
+def _assemble(parts: list[_Part], frequent: Mapping[str, list[int]], encoded: Iterator[list[int]]) -> Rendered:
     ids: list[int] = []
     trained: list[bool] = []
     trained_bytes = 0
     for part in parts:
         if isinstance(part.content, str):
-            ids += (new := next(encoded))
+            new = frequent[part.content] if part.content in frequent else next(encoded)
+            ids += new
             trained += [part.trained] * len(new)
             trained_bytes += len(part.content.encode("utf-8")) if part.trained else 0
         else:
@@ -155,49 +165,66 @@ def _assemble(parts: list[_Part], encoded: Iterator[list[int]]) -> Rendered:
     return Rendered(ids, trained, trained_bytes)
 
 
-def _conversation(messages: Sequence[Message], last_turn_only: bool) -> Iterator[_Part]:
+def _conversation(messages: Sequence[Message], last_turn_only: bool, tags: _Tags) -> Iterator[_Part]:
     tools = next((listed for message in messages if (listed := message.get("tools"))), None)
     if tools and messages[0]["role"] != "system":
-        yield from _turn("system", _tool_list("", tools))
+        yield from _turn("system", _tool_list("", tools, tags), tags)
     for number, message in enumerate(messages):
         content = (message["content"] or "").lstrip("\n")
         match message["role"]:
             case "assistant":
                 learnt = not last_turn_only or number == len(messages) - 1
-                yield from _turn("assistant", _answer(message, content, learnt), trained=learnt)
+                yield from _turn("assistant", _answer(message, content, learnt, tags), tags, trained=learnt)
             case "tool":
                 response = _Part(f"\n{message['content'] or ''}\n")
-                yield from _turn("user", [_Part(TOOL_RESPONSE), response, _Part(TOOL_RESPONSE_END)])
+                yield from _turn("user", [_Part(tags[_TOOL_RESPONSE]), response, _Part(tags[_TOOL_RESPONSE_END])], tags)
             case "system" if tools and number == 0:
-                yield from _turn("system", _tool_list(content, tools))
+                yield from _turn("system", _tool_list(content, tools, tags), tags)
             case "system" | "user" as role:
-                yield from _turn(role, [_Part(content)])
+                yield from _turn(role, [_Part(content)], tags)
             case role:
                 raise DataError(f"role {role!r} in a conversation; allowed: system, user, assistant, tool")
 
 
-def _turn(role: str, content: Sequence[_Part], *, trained: bool = False) -> Iterator[_Part]:
-    yield _Part(IM_START)
+def _turn(role: str, content: Sequence[_Part], tags: _Tags, *, trained: bool = False) -> Iterator[_Part]:
+    yield _Part(tags[_IM_START])
     yield _Part(f"{role}\n")
-    yield from content
-    yield _Part(IM_END, trained)
+    yield from _joined(content)
+    yield _Part(tags[_IM_END], trained)
     yield _Part("\n")
 
 
-def _answer(message: Message, content: str, trained: bool) -> list[_Part]:
+def _joined(parts: Sequence[_Part]) -> Iterator[_Part]:
+    """The parts of a turn's content, neighbouring texts as one: a tag without an id is a part of the text around it."""
+    run = ""
+    for part in parts:
+        if isinstance(part.content, str):
+            run += part.content
+            continue
+        if run:
+            yield _Part(run, part.trained)
+        run = ""
+        yield part
+    if run:
+        yield _Part(run, parts[-1].trained)
+
+
+def _answer(message: Message, content: str, trained: bool, tags: _Tags) -> list[_Part]:
     """Reasoning, content and tool calls of an assistant's turn; each text is what stands between two special ids."""
     parts = []
     if reasoning := message.get("reasoning_content"):
-        parts = [_Part(THINK, trained), _Part(f"\n{reasoning}\n", trained), _Part(THINK_END, trained)]
+        thought = _Part(f"\n{reasoning}\n", trained)
+        parts = [_Part(tags[_THINK], trained), thought, _Part(tags[_THINK_END], trained)]
     calls = message.get("tool_calls")
     text = ("\n\n" if reasoning else "") + content + ("\n" if calls and content else "")
     parts.append(_Part(text, trained))
     if calls:
-        parts += [_Part(TOOL_CALL, trained), _Part(f"\n{calls}\n", trained), _Part(TOOL_CALL_END, trained)]
+        call = _Part(f"\n{calls}\n", trained)
+        parts += [_Part(tags[_TOOL_CALL], trained), call, _Part(tags[_TOOL_CALL_END], trained)]
     return parts
 
 
-def _tool_list(content: str, tools: str) -> list[_Part]:
+def _tool_list(content: str, tools: str, tags: _Tags) -> list[_Part]:
     """The system turn's words and the list of tools behind them."""
     text = (f"{content}\n\n" if content else "") + _TOOLS_BEFORE + tools + _TOOLS_AFTER
-    return [_Part(text), _Part(TOOL_CALL), _Part(_CALL_EXAMPLE), _Part(TOOL_CALL_END)]
+    return [_Part(text), _Part(tags[_TOOL_CALL]), _Part(_CALL_EXAMPLE), _Part(tags[_TOOL_CALL_END])]

@@ -7,13 +7,14 @@ Three things make it exact, where the usual conversion is nearly so:
 - One merge per piece. sentencepiece merges any two neighbours that make up a piece, the best piece first and
   the leftmost first. The merges inside a piece's own span go the same way wherever it stands (one that
   crossed its border would keep it from being formed), so the last of them always joins the same two parts:
-  those found by encoding the piece on its own. Hence `_merges`, and no question of order among several.
-- No pre-tokenizer: the pieces themselves keep to blanks, scripts and line feeds.
+  those found by encoding the piece on its own. Hence `merges_of`, and no question of order among several.
+- No pre-tokenizer: the pieces themselves keep to blanks and line feeds.
 
 What transformers does differently by default: a special token's name in a text becomes the token. Text that
 is not our own is to be encoded with `split_special_tokens=True`, which gives the ids of `Tokenizer.encode`.
 It is not made the default, for then the chat template could not be tokenized.
 `decode` is equal but for broken UTF-8, where the number of U+FFFD may differ.
+Not here: the twin of somebody else's tokenizer.model (`foreign_tokenizer`).
 """
 
 from pathlib import Path
@@ -46,7 +47,7 @@ def write_hf_tokenizer(pieces: list[str], directory: Path) -> None:
     names = [*pieces[:FIRST_PIECE], *learnt]
     model = models.BPE(
         vocab={name: index for index, name in enumerate(names)},
-        merges=_merges(learnt),
+        merges=merges_of(learnt),
         unk_token=UNKNOWN_TOKEN,
         fuse_unk=False,
         byte_fallback=True,
@@ -56,10 +57,24 @@ def write_hf_tokenizer(pieces: list[str], directory: Path) -> None:
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS])
     text = tokenizer.to_str(pretty=False)
     (directory / FAST_FILE).write_text(text + "\n", encoding="utf-8")
-    write_json(directory / CONFIG_FILE, _config())
+    write_hf_config(directory, end_of_text=SPECIAL_TOKENS[END_OF_TEXT])
 
 
-def _merges(learnt: list[str]) -> list[tuple[str, str]]:
+def write_hf_config(directory: Path, *, end_of_text: str) -> None:
+    """Write tokenizer_config.json, with the chat template, for a tokenizer that calls the end of a text so."""
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": MAX_LENGTH,
+        "eos_token": SPECIAL_TOKENS[IM_END],
+        "pad_token": end_of_text,
+        "bos_token": None,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    write_json(directory / CONFIG_FILE, config)
+
+
+def merges_of(learnt: list[str]) -> list[tuple[str, str]]:
     """The one pair each piece is joined from, best piece first; a piece that no encoding reaches has none."""
     ranks: dict[tuple[str, str], int] = {}
     for piece in learnt:
@@ -78,15 +93,3 @@ def _apply(parts: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
             return parts
         _, at = min(known)
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
-
-
-def _config() -> dict[str, object]:
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": MAX_LENGTH,
-        "eos_token": SPECIAL_TOKENS[IM_END],
-        "pad_token": SPECIAL_TOKENS[END_OF_TEXT],
-        "bos_token": None,
-        "clean_up_tokenization_spaces": False,
-        "chat_template": CHAT_TEMPLATE,
-    }

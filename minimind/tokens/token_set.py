@@ -1,66 +1,68 @@
-"""Token sets: rows as flat files of ids that open in no time, and the stage that writes them.
+"""Token sets: rows as flat files of ids that open in no time.
 
 Per split (`train/`, `val/`), little-endian:
 
     tokens.bin  uint16 (uint32 where the vocabulary has more than 65,536 ids); documents one after
                 another, and one END_OF_TEXT more at the end, so a label is always the next id in the file
-    mask.bin    uint8 for each id: 1 where it is learnt as a target; chat and preference only
+    mask.bin    uint8 for each id: 1 where it is learnt as a target; not in pretraining sets
     docs.idx    int64, documents + 1 offsets into tokens.bin
     rows.idx    int64, the row of the corpus split each document is from
     bytes.idx   int64, UTF-8 bytes of each document's text; of chats, of the learnt text only
-    tokens.json what the files are (`TokensInfo`)
+    tokens.json what the files are (`TokensInfo`), and what became of the rows of each source
+    plan-512/   which documents share a row of 512 (`minimind.tokens.packing`), for the lengths of the trainings
 
 A pretraining document is END_OF_TEXT and the text; a chat document the rendered conversation; a pair
-is two documents, chosen then rejected, of which only the last turn is learnt (the rest is the same).
-Nothing is cut. A chat or pair of more than `max_tokens` is left out whole and written down in
-`dropped/dropped.jsonl`; pretraining documents of any length stay (`minimind.tokens.packing` splits them).
+is two documents, chosen then rejected, of which only the last turn is learnt (the rest is the same); a prompt
+ends with the header of the answer that is due, and nothing of it is learnt.
 
 Opening checks every size, not every byte: that the bytes are those written, and so every id below the
-vocabulary's size, is for the artifact's sha256 sums to prove.
+vocabulary's size, is for the artifact's sha256 sums to prove. Nothing is read that grows with the set.
+Not here: how rows become documents (`minimind.tokens.tokenizing`).
 """
 
-import json
-from collections.abc import Iterator
-from contextlib import ExitStack
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-import pyarrow as pa
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from minimind.artifact import Inputs, Summary
 from minimind.config import Config
-from minimind.data.documents import CONTENT, SCHEMAS, RowKind
-from minimind.data.dropped import DropLog
-from minimind.data.shards import count_rows, read_batches
-from minimind.errors import ArtifactError, ConfigError, DataError, MissingError
-from minimind.events import EVENTS_FILE, EventWriter
-from minimind.runtime import write_json
-from minimind.stage import Stage
-from minimind.tokens.chat import render_batch
-from minimind.tokens.tokenizer import Tokenizer
-from minimind.tokens.vocabulary import END_OF_TEXT
+from minimind.data.documents import RowKind
+from minimind.errors import ArtifactError, MissingError
+from minimind.tokens.packing import Plan, plan_rows
 
 SPLITS = ("train", "val")
 INFO_FILE = "tokens.json"
-DROPPED_DIR = "dropped"
+OFFSETS_FILE, ROWS_FILE, BYTES_FILE = "docs.idx", "rows.idx", "bytes.idx"
+TOKENS_FILE, MASK_FILE = "tokens.bin", "mask.bin"
+MAPPED_IDS = 1 << 25
+"""Sets of up to so many ids are read through their maps: 64 MB at most, and a third faster for short documents."""
 
 
-class TokensConfig(Config):
-    """Which rows are made tokens of, and which are too long."""
+class SourceTokens(Config):
+    """What became of the rows of one source. rows = kept + dropped; bytes = kept + dropped + cut."""
 
-    rows: RowKind
-    max_tokens: int | None = Field(default=None, ge=8)
-    """Longest chat, or side of a pair, that is kept; no more than the row length of the training to come."""
+    rows: int = 0
+    bytes: int = 0
+    """UTF-8 bytes of the rows' texts, as the corpus counts them; so are those that follow."""
+    kept_rows: int = 0
+    kept_bytes: int = 0
+    dropped_rows: int = 0
+    dropped_bytes: int = 0
+    cut_rows: int = 0
+    """Kept rows that were cut or split because they were too long."""
+    cut_bytes: int = 0
+    """What is in no document of them."""
+    documents: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
 
-    @model_validator(mode="after")
-    def _pretraining_has_no_limit(self) -> Self:
-        if self.rows == "pretrain" and self.max_tokens is not None:
-            raise ValueError("max_tokens is for chat and preference rows; long pretraining documents are split")
-        return self
+    def plus(self, counts: Mapping[str, int]) -> Self:
+        """These figures and `counts` together."""
+        return self.replace(**{name: getattr(self, name) + count for name, count in counts.items()})
 
 
 class TokensInfo(Config):
@@ -77,6 +79,11 @@ class TokensInfo(Config):
     bytes: int
     tokenizer: str
     """The tokenizer artifact's fingerprint."""
+    end_of_text: int = 0
+    """The id that begins pretraining documents, ends the file, and pads rows."""
+    longest: int | None = None
+    """Tokens of the longest document."""
+    sources: dict[str, SourceTokens] = {}
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,8 @@ class TokenSet:
     bytes: np.ndarray
     trained: np.ndarray | None
     info: TokensInfo
+    directory: Path | None = None
+    """Where its files are; None for a set in memory."""
 
     @property
     def num_documents(self) -> int:
@@ -100,9 +109,35 @@ class TokenSet:
         """Ids of all documents, without the END_OF_TEXT behind the last."""
         return self.info.tokens
 
+    @property
+    def longest_document(self) -> int:
+        """Ids of the longest document; 0 without documents."""
+        known = self.info.longest
+        return int(np.diff(self.offsets).max(initial=0)) if known is None else known
+
     def document(self, number: int) -> np.ndarray:
         """The ids of one document."""
         return self.tokens[self.offsets[number] : self.offsets[number + 1]]
+
+    def runs(self, begins: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """Ids and mask that hold these runs of the file, and where in them each run begins.
+
+        Of a small set they are the maps themselves. Of a large one they are read run by run: a kernel may map 2 MB
+        of a file for every id that is touched, and a batch of a terabyte would be as large as the machine.
+        """
+        if self.directory is None or self.num_tokens <= MAPPED_IDS:
+            return self.tokens, self.trained, begins
+        ids = _read_runs(self.directory / TOKENS_FILE, self.tokens.dtype, begins, lengths)
+        mask = self.trained
+        if mask is not None:
+            mask = _read_runs(self.directory / MASK_FILE, mask.dtype, begins, lengths)
+        return ids, mask, np.cumsum(lengths) - lengths
+
+    def plan(self, row_length: int) -> Plan:
+        """Which documents share a row of that length: as stored with the set, else made now."""
+        if self.directory and (stored := plan_dir(self.directory, row_length)).is_dir():
+            return Plan.load(stored)
+        return plan_rows(np.diff(self.offsets), row_length=row_length)
 
     @classmethod
     def open(cls, directory: Path) -> "TokenSet":
@@ -114,26 +149,27 @@ class TokenSet:
             raise MissingError(f"{path}: no token set here; run the stage tokens") from None
         except ValidationError as error:
             raise ArtifactError(f"{path}: damaged ({error.errors()[0]['msg']}); build the tokens again") from None
-        offsets = _map(directory / "docs.idx", "<i8", info.documents + 1)
+        offsets = _map(directory / OFFSETS_FILE, "<i8", info.documents + 1)
         if offsets[0] != 0 or offsets[-1] != info.tokens:
             at, found, wanted = (0, offsets[0], 0) if offsets[0] else (8 * info.documents, offsets[-1], info.tokens)
-            raise ArtifactError(f"{directory / 'docs.idx'}: {found} at byte {at}, {wanted} was expected; build again")
+            raise ArtifactError(f"{directory / OFFSETS_FILE}: {found} at byte {at}, {wanted} was expected; build again")
         return cls(
             kind=info.rows,
-            tokens=_map(directory / "tokens.bin", info.dtype, info.tokens + 1),
+            tokens=_map(directory / TOKENS_FILE, info.dtype, info.tokens + 1),
             offsets=offsets,
-            rows=_map(directory / "rows.idx", "<i8", info.documents),
-            bytes=_map(directory / "bytes.idx", "<i8", info.documents),
-            trained=None if info.rows == "pretrain" else _map(directory / "mask.bin", "|u1", info.tokens + 1),
+            rows=_map(directory / ROWS_FILE, "<i8", info.documents),
+            bytes=_map(directory / BYTES_FILE, "<i8", info.documents),
+            trained=None if info.rows == "pretrain" else _map(directory / MASK_FILE, "|u1", info.tokens + 1),
             info=info,
+            directory=directory,
         )
 
 
-@dataclass(frozen=True)
-class _Document:
-    ids: list[int]
-    trained: list[bool] | None
-    size: int
+def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """`starts[0], starts[0] + 1, …` for `counts[0]` numbers, then the same for the next, as one array."""
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(starts - (ends - counts), counts)
 
 
 def token_dtype(vocab_size: int) -> str:
@@ -141,152 +177,15 @@ def token_dtype(vocab_size: int) -> str:
     return "<u2" if vocab_size <= 1 << 16 else "<u4"
 
 
-def tokenize(config: TokensConfig, inputs: Inputs, out_dir: Path) -> Summary:
-    """Write the token sets of a corpus' two splits and the rows that were too long."""
-    corpus, tokenizer = inputs["corpus"].dir, Tokenizer.load(inputs["tokenizer"].dir)
-    (out_dir / DROPPED_DIR).mkdir()
-    total = sum(count_rows(corpus / split) for split in SPLITS)
-    figures: dict[str, int | float | str | None] = {}
-    with DropLog(out_dir / DROPPED_DIR) as dropped, EventWriter(out_dir / EVENTS_FILE) as events:
-        done = 0
-        for split in SPLITS:
-            rows, before = 0, dropped.rows
-            with _SplitWriter(out_dir / split, config.rows, tokenizer.vocab_size) as writer:
-                for batch in read_batches(corpus / split):
-                    for row, documents in enumerate(_documents(config, batch, tokenizer), start=rows):
-                        if _too_long(config, documents):
-                            _drop(dropped, config, batch.slice(row - rows, 1).to_pylist()[0], split, documents)
-                        else:
-                            writer.write(row, documents)
-                    rows += batch.num_rows
-                    done += batch.num_rows
-                    events.progress(done, total, "rows")
-            info = writer.info(tokenizer=inputs["tokenizer"].fingerprint)
-            write_json(out_dir / split / INFO_FILE, info.model_dump(mode="json"))
-            figures |= {f"{split}_{name}": value for name, value in _figures(info, rows, dropped.rows - before).items()}
-    if not figures["train_documents"]:
-        limit = (
-            f" of at most {config.max_tokens} tokens (the shortest `length` of the stages that read it)"
-            if config.max_tokens
-            else ""
-        )
-        raise DataError(f"{corpus / 'train'}: no row{limit} to learn from among {figures['train_rows']}")
-    warnings = []
-    if dropped.rows:
-        share = f"{dropped.rows} of {total} rows"
-        limit = f"{config.max_tokens} tokens, the shortest `length` of the stages that read them"
-        warnings = [f"{share} are longer than {limit}, and were left out"]
-    first = TokenSet.open(out_dir / "train").document(0)[:256]
-    return Summary(figures=figures, samples=[tokenizer.decode(first)], warnings=warnings)
+def plan_dir(directory: Path, row_length: int) -> Path:
+    """Where a split keeps its plan for that row length."""
+    return directory / f"plan-{row_length}"
 
 
-TOKENS = Stage("tokens", tokenize, inputs=("corpus", "tokenizer"))
-
-
-class _SplitWriter:
-    """Appends documents to a split's files and counts."""
-
-    def __init__(self, directory: Path, kind: RowKind, vocab_size: int) -> None:
-        directory.mkdir(parents=True)
-        self._kind: RowKind = kind
-        self._vocab_size = vocab_size
-        self._dtype = token_dtype(vocab_size)
-        self._documents = self._tokens = self._trained = self._bytes = 0
-        names = {"tokens": "tokens.bin", "docs": "docs.idx", "rows": "rows.idx", "bytes": "bytes.idx"}
-        if kind != "pretrain":
-            names["mask"] = "mask.bin"
-        with ExitStack() as stack:
-            self._files = {key: stack.enter_context((directory / name).open("wb")) for key, name in names.items()}
-            self._open = stack.pop_all()
-
-    def write(self, row: int, documents: list[_Document]) -> None:
-        for document in documents:
-            self._append("docs", [self._tokens], "<i8")
-            self._append("rows", [row], "<i8")
-            self._append("bytes", [document.size], "<i8")
-            self._append("tokens", document.ids, self._dtype)
-            if document.trained is not None:
-                self._append("mask", document.trained, "|u1")
-                self._trained += sum(document.trained)
-            else:
-                self._trained += len(document.ids)  # the next document's END_OF_TEXT is a label, the first one is none
-            self._documents += 1
-            self._tokens += len(document.ids)
-            self._bytes += document.size
-
-    def info(self, *, tokenizer: str) -> TokensInfo:
-        return TokensInfo(
-            rows=self._kind,
-            dtype=self._dtype,
-            vocab_size=self._vocab_size,
-            documents=self._documents,
-            tokens=self._tokens,
-            trained_tokens=self._trained,
-            bytes=self._bytes,
-            tokenizer=tokenizer,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._append("docs", [self._tokens], "<i8")
-        self._append("tokens", [END_OF_TEXT], self._dtype)
-        if "mask" in self._files:
-            self._append("mask", [0], "|u1")
-        self._open.close()
-
-    def _append(self, key: str, values: list[int] | list[bool], dtype: str) -> None:
-        self._files[key].write(np.array(values, dtype=dtype).tobytes())
-
-
-def _documents(config: TokensConfig, batch: pa.RecordBatch, tokenizer: Tokenizer) -> Iterator[list[_Document]]:
-    """The documents of each row of `batch`."""
-    if not batch.schema.equals(SCHEMAS[config.rows]):
-        columns = ", ".join(batch.schema.names)
-        raise ConfigError(f'tokens.rows = "{config.rows}", but the rows of the corpus have the columns {columns}')
-    fields = CONTENT[config.rows]
-    if config.rows == "pretrain":
-        texts = batch["text"].to_pylist()
-        for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
-            yield [_Document([END_OF_TEXT, *ids], None, len(text.encode("utf-8")))]
-        return
-    conversations = list(chain.from_iterable(zip(*(batch[name].to_pylist() for name in fields), strict=True)))
-    rendered = render_batch(conversations, tokenizer, last_turn_only=config.rows == "preference")
-    documents = [_Document(one.ids, one.trained, one.trained_bytes) for one in rendered]
-    for start in range(0, len(documents), len(fields)):
-        yield documents[start : start + len(fields)]
-
-
-def _too_long(config: TokensConfig, documents: list[_Document]) -> bool:
-    return config.max_tokens is not None and max(len(document.ids) for document in documents) > config.max_tokens
-
-
-def _drop(log: DropLog, config: TokensConfig, row: dict[str, Any], split: str, documents: list[_Document]) -> None:
-    lengths = " and ".join(str(len(document.ids)) for document in documents)
-    log.add(
-        source=row["source"],
-        file=split,
-        line=row["line"],
-        rule="max_tokens",
-        reason="too_long",
-        detail=f"{lengths} tokens, at most {config.max_tokens} are taken",
-        text=json.dumps({name: row[name] for name in CONTENT[config.rows]}, ensure_ascii=False),
-    )
-
-
-def _figures(info: TokensInfo, rows: int, dropped: int) -> dict[str, int | float]:
-    """rows = dropped_rows + documents (twice as many documents for pairs)."""
-    figures: dict[str, int | float] = {
-        "rows": rows,
-        "dropped_rows": dropped,
-        "documents": info.documents,
-        "tokens": info.tokens,
-        "trained_tokens": info.trained_tokens,
-        "bytes": info.bytes,
-    }
-    # A chat's header tokens have no bytes of text, so there the ratio is that of the learnt tokens.
-    return figures | {"bytes_per_token": round(info.bytes / max(info.trained_tokens, 1), 4)}
+def _read_runs(path: Path, dtype: np.dtype, begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    places = zip((begins * dtype.itemsize).tolist(), (lengths * dtype.itemsize).tolist(), strict=True)
+    with path.open("rb", buffering=0) as file:
+        return np.frombuffer(b"".join([os.pread(file.fileno(), size, at) for at, size in places]), dtype)
 
 
 def _map(path: Path, dtype: str, count: int) -> np.ndarray:

@@ -1,112 +1,88 @@
-"""The tokenizer: text to ids and back without loss, and the stage that trains it.
+"""The tokenizer: text to ids and back.
 
-`decode(encode(text)) == text` for every text that is valid Unicode. Encoding never gives a special
+`decode(encode(text)) == text` for every text that is valid Unicode, with a tokenizer that this project trained; with
+somebody else's, as far as that one loses nothing (the tokenizer's report counts). Encoding never gives a special
 token: a text that spells one out stays text, and `minimind.tokens.chat` puts the real ones in by id.
-sentencepiece does the work but for the one character it cannot tell from a blank, U+2581, at which
-texts are cut and which is written as its three bytes.
-Threads are not used: one process per shard scales, sentencepiece's `num_threads` does not.
 
-The stage writes `tokenizer.model`, its Hugging Face twin (`minimind.tokens.hf_tokenizer`) and
-`report.json`. Not here: what the pieces are (`minimind.tokens.vocabulary`).
+Not here: what does the encoding (`encoders`), what the pieces are (`vocabulary`), the stage that trains a tokenizer or
+takes one that exists (`tokenizer_training`).
 """
 
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from pathlib import Path
 
-from pydantic import Field
+from minimind.errors import ArtifactError, ConfigError, DataError, MissingError
+from minimind.tokens.encoders import Encoder, FastEncoder, PieceEncoder, SentencePieceEncoder, is_own, piece_names
+from minimind.tokens.hf_tokenizer import CONFIG_FILE, FAST_FILE
+from minimind.tokens.vocabulary import END_OF_TEXT, IM_END, IM_START, SPECIAL_TOKENS, SpecialIds, find_specials
 
-from minimind.artifact import Inputs, Summary
-from minimind.config import Config
-from minimind.data.shards import count_rows
-from minimind.errors import ArtifactError, DataError, MissingError
-from minimind.events import EVENTS_FILE, EventWriter
-from minimind.runtime import write_json
-from minimind.stage import Stage
-from minimind.tokens.hf_tokenizer import CONFIG_FILE, FAST_FILE, write_hf_tokenizer
-from minimind.tokens.vocabulary import (
-    END_OF_TEXT,
-    FIRST_BYTE,
-    FIRST_PIECE,
-    IM_END,
-    IM_START,
-    SPACE_MARK,
-    SPECIAL_TOKENS,
-    UNKNOWN,
-    choose_coverage,
-    sample_texts,
-    train_pieces,
-    training_blocks,
-)
-
-__all__ = [
-    "END_OF_TEXT",
-    "IM_END",
-    "IM_START",
-    "SPECIAL_TOKENS",
-    "TOKENIZER",
-    "TOKENIZER_FILES",
-    "Tokenizer",
-    "TokenizerConfig",
-    "train_tokenizer",
-]
+__all__ = ["END_OF_TEXT", "IM_END", "IM_START", "SPECIAL_TOKENS", "TOKENIZER_FILES", "SpecialIds", "Tokenizer"]
 
 MODEL_FILE = "tokenizer.model"
-REPORT_FILE = "report.json"
 TOKENIZER_FILES = (MODEL_FILE, FAST_FILE, CONFIG_FILE)
-_MARK_IDS = [FIRST_BYTE + byte for byte in SPACE_MARK.encode("utf-8")]
-_REPORT_BYTES = 4 << 20
-"""Text of each split the report is measured on: half a second, and good to four digits."""
-_PASSES = 3
-"""Over the sample: counting characters, training, and a third for the report."""
-
-
-class TokenizerConfig(Config):
-    """What the tokenizer learns, and from how much."""
-
-    vocab_size: int = Field(default=6400, ge=FIRST_PIECE + 1, le=1 << 20)
-    """All of it: 16 special tokens, `<unk>`, 256 bytes, and the learnt pieces."""
-    character_coverage: float | None = Field(default=None, ge=0.98, le=1)
-    """Share of all characters whose characters get a piece of their own; by default chosen from the corpus."""
-    sample_bytes: int = Field(default=40 << 20, ge=1 << 10)
-    """Text to learn from; training takes 15–18 times as much memory."""
-    seed: int = 0
-    """Chooses the sample where the corpus is larger."""
+"""What a tokenizer's directory has; `tokenizer.model` is missing where it was made from a tokenizer.json."""
 
 
 class Tokenizer:
     """Encodes and decodes. Make one with `Tokenizer.load`."""
 
-    def __init__(self, model: bytes, directory: Path) -> None:
-        import sentencepiece
+    def __init__(self, encoder: Encoder, directory: Path) -> None:
+        self.directory, self._encoder = directory, encoder
+        self.specials: SpecialIds = find_specials(
+            {name: index for index, name in enumerate(encoder.names)}, where=str(directory)
+        )
+        self.vocab_size: int = len(encoder.names)
+        self.spelt = encoder.spelt
+        """Ids of bytes in which a character without a piece of its own is spelt."""
+        self._spoken = encoder.spoken
+        self._shown = [raw or name.encode("utf-8") for raw, name in zip(encoder.spoken, encoder.names, strict=True)]
 
-        self._directory = directory
-        self._processor = sentencepiece.SentencePieceProcessor()
-        try:
-            self._processor.load_from_serialized_proto(model)
-        except (RuntimeError, OSError) as error:
-            raise ArtifactError(f"{directory / MODEL_FILE}: damaged ({error}); build the tokenizer again") from None
-        self.vocab_size: int = self._processor.get_piece_size()
-        names = self.pieces()
-        if tuple(names[: len(SPECIAL_TOKENS)]) != SPECIAL_TOKENS or not self._processor.is_byte(FIRST_BYTE):
-            raise ArtifactError(f"{directory / MODEL_FILE}: not a tokenizer of this project (other special tokens)")
-        learnt = [name.replace(SPACE_MARK, " ").encode("utf-8") for name in names[FIRST_PIECE:]]
-        self._spoken = [*[b""] * FIRST_BYTE, *(bytes([byte]) for byte in range(256)), *learnt]
-        self._shown = [*(name.encode("utf-8") for name in names[:FIRST_BYTE]), *self._spoken[FIRST_BYTE:]]
+    @classmethod
+    def of_model(cls, model: bytes, directory: Path) -> "Tokenizer":
+        """The tokenizer of a sentencepiece model's bytes; `directory` is where its files are, or will be."""
+        own = is_own(piece_names(model))
+        return cls._proven(PieceEncoder(model) if own else SentencePieceEncoder(model), directory)
+
+    @classmethod
+    def of_fast(cls, text: str, directory: Path) -> "Tokenizer":
+        """The tokenizer of a tokenizer.json's text."""
+        return cls._proven(FastEncoder(text, where=str(directory / FAST_FILE)), directory)
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
         """The tokenizer whose files are in `directory` (a tokenizer artifact or a model directory)."""
-        try:
-            return cls((directory / MODEL_FILE).read_bytes(), directory)
-        except FileNotFoundError:
-            raise MissingError(f"{directory / MODEL_FILE}: no tokenizer here; run the stage tokenizer") from None
+        model, fast = directory / MODEL_FILE, directory / FAST_FILE
+        if model.is_file():
+            try:
+                return cls.of_model(model.read_bytes(), directory)
+            except ArtifactError as error:
+                raise ArtifactError(f"{model}: damaged ({error}); build the tokenizer again") from None
+        if fast.is_file():
+            return cls.of_fast(fast.read_text(encoding="utf-8"), directory)
+        raise MissingError(f"{model}: no tokenizer here, and no {FAST_FILE}; run the stage tokenizer")
+
+    @classmethod
+    def _proven(cls, encoder: Encoder, directory: Path) -> "Tokenizer":
+        """A tokenizer of which it is tried that the name of a special token stays text."""
+        tokenizer = cls(encoder, directory)
+        special = tokenizer.specials.named()
+        for index in special:
+            name = encoder.names[index]
+            if special.keys() & set(tokenizer.encode(f"a{name}b")) | special.keys() & set(tokenizer.encode(name)):
+                raise ConfigError(
+                    f"{directory}: reads {name} in a user's text as the special token, whatever it is told, so that "
+                    "users could speak as the system; use another tokenizer"
+                )
+        return tokenizer
 
     def pieces(self) -> list[str]:
-        """The name of every id, with U+2581 for a blank and `<0x0A>` for a byte."""
-        return [self._processor.id_to_piece(index) for index in range(self.vocab_size)]
+        """The name of every id as the tokenizer's file has it; in ours U+2581 is a blank and `<0x0A>` a byte."""
+        return list(self._encoder.names)
+
+    def piece_bytes(self) -> list[bytes]:
+        """By id, UTF-8 of the text it stands for: nothing for special tokens, a part of a character for some."""
+        return self._spoken
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, never a special one. Raises DataError for half a character (a lone surrogate)."""
@@ -115,15 +91,16 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text; several times faster than one by one where texts are short."""
         try:
-            return self._encode(texts)
-        except (TypeError, RuntimeError):  # what sentencepiece makes of a string that has no UTF-8
+            return self._encoder.encode_batch(texts)
+        except (TypeError, RuntimeError, UnicodeEncodeError):  # what the encoders make of a string that has no UTF-8
             for text in texts:
                 _require_utf8(text)
             raise
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, special tokens shown by their names; bytes that are not UTF-8 come out as U+FFFD."""
-        return self._join_bytes(ids, self._shown).decode("utf-8", "replace")
+        text = self._join_bytes(ids, self._shown).decode("utf-8", "replace")
+        return text.removeprefix(" ") if self._encoder.drops_first_blank else text
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The UTF-8 of `ids` without special tokens; it may end inside a character, as a stream does."""
@@ -132,19 +109,8 @@ class Tokenizer:
     def copy_to(self, directory: Path) -> None:
         """Copy the tokenizer's files into `directory`, for example beside a model's weights."""
         directory.mkdir(parents=True, exist_ok=True)
-        for name in TOKENIZER_FILES:
-            try:
-                shutil.copyfile(self._directory / name, directory / name)
-            except FileNotFoundError:
-                raise MissingError(f"{self._directory / name}: missing beside {MODEL_FILE}; build it again") from None
-
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        if not any(SPACE_MARK in text for text in texts):
-            return self._processor.encode(list(texts), num_threads=1)
-        parts = [text.split(SPACE_MARK) for text in texts]
-        flat = [part for split in parts for part in split]
-        encoded = iter(self._processor.encode(flat, num_threads=1))
-        return [_join(islice(encoded, len(split))) for split in parts]
+        for path in tokenizer_files(self.directory):
+            shutil.copyfile(path, directory / path.name)
 
     def _join_bytes(self, ids: Iterable[int], table: list[bytes]) -> bytes:
         numbers = [int(index) for index in ids]
@@ -153,83 +119,12 @@ class Tokenizer:
         return b"".join([table[index] for index in numbers])
 
 
-def train_tokenizer(config: TokenizerConfig, inputs: Inputs, out_dir: Path) -> Summary:
-    """Learn the pieces from the training rows of a corpus and write the tokenizer's files and report."""
-    train_dir, val_dir = inputs["corpus"].dir / "train", inputs["corpus"].dir / "val"
-
-    def sample() -> Iterable[str]:
-        return sample_texts(train_dir, config.sample_bytes, seed=config.seed)
-
-    with EventWriter(out_dir / EVENTS_FILE) as events:
-        characters: Counter[str] = Counter()
-        for block in training_blocks(sample()):
-            characters.update(block)
-        if not characters:
-            raise DataError(f"{train_dir}: there is no text to learn a tokenizer from")
-        events.progress(1, _PASSES, "passes")
-        coverage = config.character_coverage or choose_coverage(characters, config.vocab_size)
-        model = train_pieces(sample(), vocab_size=config.vocab_size, character_coverage=coverage)
-        events.progress(2, _PASSES, "passes")
-        (out_dir / MODEL_FILE).write_bytes(model)
-        tokenizer = Tokenizer(model, out_dir)
-        write_hf_tokenizer(tokenizer.pieces(), out_dir)
-        figures: dict[str, int | float | str | None] = {
-            "vocab_size": tokenizer.vocab_size,
-            "character_coverage": round(coverage, 6),
-            "character_pieces": sum(len(piece) == 1 for piece in tokenizer.pieces()[FIRST_PIECE:]),
-            **_measure(tokenizer, sample()),
-        }
-        if val_dir.is_dir() and count_rows(val_dir):
-            held_out = _measure(tokenizer, sample_texts(val_dir, _REPORT_BYTES, seed=config.seed))
-            figures |= {f"val_{name}": value for name, value in held_out.items()}
-        events.progress(3, _PASSES, "passes")
-    longest = sorted(tokenizer.pieces()[FIRST_PIECE:], key=lambda piece: (-len(piece), piece))[:20]
-    write_json(out_dir / REPORT_FILE, {**figures, "longest_pieces": longest})
-    return Summary(figures=figures, samples=[f"longest pieces: {' | '.join(longest)}"], warnings=_warnings(figures))
-
-
-TOKENIZER = Stage("tokenizer", train_tokenizer, inputs=("corpus",))
-
-
-def _measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, int | float]:
-    """How well the first `_REPORT_BYTES` of `texts` compress, and whether all of them come back unchanged."""
-    documents = size = tokens = in_bytes = failures = 0
-    for text in texts:
-        ids = tokenizer.encode(text)
-        documents, size, tokens = documents + 1, size + len(text.encode("utf-8")), tokens + len(ids)
-        in_bytes += sum(FIRST_BYTE <= index < FIRST_PIECE for index in ids)
-        failures += tokenizer.decode(ids) != text or any(index <= UNKNOWN for index in ids)
-        if size >= _REPORT_BYTES:
-            break
-    return {
-        "measured_documents": documents,
-        "measured_bytes": size,
-        "bytes_per_token": round(size / max(tokens, 1), 4),
-        "byte_fallback_share": round(in_bytes / max(tokens, 1), 6),
-        "round_trip_failures": failures,
-    }
-
-
-def _warnings(figures: dict[str, int | float | str | None]) -> list[str]:
-    """What a reader of the figures should not overlook."""
-    found = []
-    if failures := figures["round_trip_failures"]:
-        found.append(f"{failures} documents of the sample did not come back unchanged from encoding and decoding")
-    share = float(figures["byte_fallback_share"] or 0)
-    if share > 0.1:
-        found.append(
-            f"{share:.0%} of the tokens are single bytes; a larger tokenizer.vocab_size or "
-            f"tokenizer.character_coverage would spell fewer characters out"
-        )
-    return found
-
-
-def _join(encoded: Iterable[list[int]]) -> list[int]:
-    """The ids of the parts of a text that was cut at U+2581, with that character's bytes between them."""
-    joined: list[int] = []
-    for number, ids in enumerate(encoded):
-        joined += [*_MARK_IDS, *ids] if number else ids
-    return joined
+def tokenizer_files(directory: Path) -> list[Path]:
+    """The tokenizer's files in a directory. Raises MissingError where one is not there that belongs to it."""
+    needed = [directory / FAST_FILE, directory / CONFIG_FILE]
+    if missing := [path for path in needed if not path.is_file()]:
+        raise MissingError(f"{missing[0]}: missing from a tokenizer's files; build it again")
+    return [path for path in (directory / MODEL_FILE, *needed) if path.is_file()]
 
 
 def _require_utf8(text: str) -> None:

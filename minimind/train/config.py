@@ -8,7 +8,7 @@ what the fields do to a step (`loop.py`, `optimizer.py`, `objectives.py`).
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
@@ -23,10 +23,14 @@ Part = Literal["embedding", "attention", "ffn", "norm", "output"]
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+MixedRows = Literal["pretrain", "chat"]
 
 
 class TrainConfig(Config):
     """What all training stages have in common. Give exactly one of `epochs` and `tokens`."""
+
+    own_rows: ClassVar[str] = "pretrain"
+    """The kind of rows a stage is there for."""
 
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Passes over the training split; a fraction is rounded up to whole steps."""
@@ -36,6 +40,8 @@ class TrainConfig(Config):
     """Token positions of one step over all ranks: `batch_tokens // length` rows, half as many pairs."""
     length: Positive = 512
     """Row length; for pairs the longest conversation that is kept whole."""
+    mix: dict[MixedRows, Annotated[float, Field(gt=0, lt=1)]] = {}
+    """Kinds of rows that are trained on beside the stage's own, and their shares of all rows."""
     micro_tokens: Annotated[Positive, WHERE] = 8192
     """Most token positions a rank holds activations for at once; a batch above it is accumulated."""
 
@@ -77,6 +83,11 @@ class TrainConfig(Config):
             raise ValueError("give exactly one of `epochs` and `tokens`")
         if self.min_lr is not None and self.min_lr > self.lr:
             raise ValueError(f"`min_lr` {self.min_lr} is above `lr` {self.lr}")
+        if self.own_rows in self.mix or sum(self.mix.values()) > 0.99:
+            raise ValueError(
+                f"`mix` = {self.mix} names kinds of rows other than its own, {self.own_rows}, and leaves 0.01 or more "
+                "to those"
+            )
         if self.batch_items < 1:
             raise ValueError(f"`batch_tokens` {self.batch_tokens} holds no {self._item} of `length` {self.length}")
         if self.batch_items < self.processes:
@@ -126,12 +137,31 @@ class PretrainConfig(TrainConfig):
 class SftConfig(TrainConfig):
     """`[sft]`: the assistant's turns of conversations."""
 
+    own_rows: ClassVar[str] = "chat"
     lr: Annotated[float, Field(gt=0)] = 5e-4
+    system_prompts: tuple[str, ...] = ()
+    """System turns, one of which is put before a conversation that has none."""
+    system_share: Fraction = 0.0
+    """Share of such conversations that get one, drawn anew every epoch."""
+    empty_think_share: Fraction = 0.0
+    """Share of conversations without reasoning that get an empty `<think>` before their last answer."""
+
+    @model_validator(mode="after")
+    def _prompts_and_share(self) -> Self:
+        if bool(self.system_prompts) != (self.system_share > 0):
+            raise ValueError("`system_prompts` and `system_share` need each other: give both or neither")
+        return self
+
+    @property
+    def augments(self) -> bool:
+        """Whether conversations are changed on their way into a batch."""
+        return self.system_share > 0 or self.empty_think_share > 0
 
 
 class DpoConfig(TrainConfig):
     """`[dpo]`: chosen over rejected answers, against the model it starts from."""
 
+    own_rows: ClassVar[str] = "preference"
     lr: Annotated[float, Field(gt=0)] = 1e-5
     grad_clip: Rate = 0.5
     weight_decay: Rate = 0.0
@@ -139,6 +169,12 @@ class DpoConfig(TrainConfig):
     """How strongly the policy is held to the reference."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """The share of pairs believed to be labelled the wrong way round (Mitchell 2023, conservative DPO)."""
+
+    @model_validator(mode="after")
+    def _only_pairs(self) -> Self:
+        if self.mix:
+            raise ValueError("`mix` is for stages that learn tokens; dpo learns from pairs alone")
+        return self
 
     @property
     def item_tokens(self) -> int:
@@ -152,6 +188,7 @@ class DpoConfig(TrainConfig):
 class LoraConfig(TrainConfig):
     """`[lora]`: the objective of `[sft]` on low-rank additions to frozen weights."""
 
+    own_rows: ClassVar[str] = "chat"
     rank: Positive = 16
     alpha: Annotated[float, Field(gt=0)] = 32.0
     """The addition is scaled by `alpha / rank`."""
@@ -162,6 +199,7 @@ class LoraConfig(TrainConfig):
 class DistillConfig(TrainConfig):
     """`[distill]`: the objective of `[sft]` mixed with a teacher's distribution."""
 
+    own_rows: ClassVar[str] = "chat"
     lr: Annotated[float, Field(gt=0)] = 5e-4
     alpha: Fraction = 0.5
     """Weight of the labels; the rest is the teacher's."""

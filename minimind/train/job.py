@@ -6,7 +6,6 @@ directory and `training.json`; the others compute. Not here: processes (`launch.
 """
 
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,14 +14,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from minimind import fingerprint, runtime
-from minimind.errors import ConfigError, DataError
+from minimind.errors import ConfigError
 from minimind.events import EVENTS_FILE, EventWriter
 from minimind.model.config import count_parameters
 from minimind.model.lora import apply_lora
 from minimind.model.transformer import Transformer
 from minimind.model.weights import load_model
-from minimind.tokens.batches import PairBatches, RowBatches
-from minimind.tokens.token_set import TokenSet
+from minimind.tokens.mixture import MixtureBatches
 from minimind.tokens.tokenizer import Tokenizer
 from minimind.train import objectives
 from minimind.train.checkpoint import (
@@ -35,31 +33,22 @@ from minimind.train.checkpoint import (
 )
 from minimind.train.config import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, TrainRun
 from minimind.train.launch import TRAINING_FILE
-from minimind.train.loop import Batches, Figures, Progress, Training, train
+from minimind.train.loop import Figures, Progress, Training, train
 from minimind.train.objectives import Objective
 from minimind.train.optimizer import LossScale, make_optimizers
 from minimind.train.parallel import GradientSum, Ranks
 from minimind.train.reference import REFERENCE_FILE, Pairs, references
 from minimind.train.results import describer, save_result, summarize, tokenizer_dir, trained_parameters
+from minimind.train.splits import Split, open_train_split, open_val_split
 from minimind.train.validation import HeldOut, validate
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split of the token set, cut into batches."""
-
-    tokens: TokenSet
-    batches: Batches
-    steps_per_epoch: int
-    num_items: int
-    batch_items: int
 
 
 def run_rank(run: TrainRun, ranks: Ranks) -> None:
     """Train as `run` says; on the first rank, leave the model directory and `training.json` behind."""
     config, out_dir = run.config, run.out_dir
     dtype = _choose_dtype(run, ranks)
-    trained, held_out = _open_splits(run, ranks)
+    trained = open_train_split(run.stage, config, run.inputs, tokenizer_dir(run))
+    held_out = open_val_split(run.stage, config, run.inputs, ranks=ranks.size)
     model = _make_model(run, trained, ranks, dtype)
     objective, measured = _make_objectives(run, model, trained, held_out, ranks, dtype)
     optimizers = make_optimizers(model, config, dtype=dtype)
@@ -73,6 +62,7 @@ def run_rank(run: TrainRun, ranks: Ranks) -> None:
     with EventWriter(out_dir / EVENTS_FILE, keep_bytes=kept) if ranks.is_first else nullcontext() as events:
         if events:
             _announce(events, run, ranks, model, found, passed_over)
+            _tell_mixture(events, trained, 0)
         if _compiles(run, total_steps, ranks):
             model.hidden = torch.compile(model.hidden)  # type: ignore[method-assign]
         held_out_items = held_out and HeldOut(held_out.batches, held_out.num_items, held_out.batch_items)
@@ -99,7 +89,8 @@ def run_rank(run: TrainRun, ranks: Ranks) -> None:
         if events:
             if at_the_end:
                 events.step(progress.step, total_steps, at_the_end)
-            summary = summarize(run, training, trained.tokens.info, progress, figures | at_the_end)
+            mixture = _tell_mixture(events, trained, progress.step)
+            summary = summarize(run, training, trained.tokens.info, progress, figures | at_the_end, mixture)
             save_result(run, model)
             runtime.write_json(out_dir / TRAINING_FILE, summary.model_dump(mode="json"))
 
@@ -129,33 +120,6 @@ def _choose_dtype(run: TrainRun, ranks: Ranks) -> torch.dtype:
     if dtype == torch.float16 and ranks.device.type == "cpu":
         raise ConfigError(f'`{run.stage}.precision` is "fp16", ten times slower than "fp32" on a CPU; use "auto"')
     return dtype
-
-
-def _open_splits(run: TrainRun, ranks: Ranks) -> tuple[Split, Split | None]:
-    """The training split, and the validation split where it holds anything."""
-    directory, config = run.inputs["tokens"], run.config
-    allowed = {"pretrain": ["pretrain"], "dpo": ["preference"]}.get(run.stage, ["chat", "pretrain"])
-    splits = []
-    for name in ("train", "val"):
-        tokens = TokenSet.open(directory / name)
-        if tokens.kind not in allowed:
-            raise ConfigError(
-                f"{run.stage} trains on {' or '.join(allowed)} rows; its token set has {tokens.kind} rows"
-            )
-        batch_items = config.batch_items if name == "train" else config.micro_items * ranks.size
-        splits.append(_split(run, tokens, batch_items) if tokens.num_documents else None)
-    if splits[0] is None:
-        raise DataError(f"{directory / 'train'}: holds no documents; there is nothing to train on")
-    return splits[0], splits[1]
-
-
-def _split(run: TrainRun, tokens: TokenSet, batch_items: int) -> Split:
-    seed, length = run.config.seed, run.config.length
-    if run.stage == "dpo":
-        pairs = PairBatches(tokens, batch_pairs=batch_items, max_length=length, seed=seed)
-        return Split(tokens, pairs, pairs.steps_per_epoch, pairs.num_pairs, batch_items)
-    rows = RowBatches(tokens, row_length=length, batch_rows=batch_items, seed=seed)
-    return Split(tokens, rows, rows.steps_per_epoch, rows.num_rows, batch_items)
 
 
 def _make_model(run: TrainRun, split: Split, ranks: Ranks, dtype: torch.dtype) -> Transformer:
@@ -251,6 +215,20 @@ def _announce(
         f"{run.stage}: {trained_parameters(model):,} of {count_parameters(model.config):,} parameters trained "
         f"in {dtype} on {ranks.size} × {ranks.device.type}, {torch.get_num_threads()} threads each"
     )
+
+
+def _tell_mixture(events: EventWriter, trained: Split, steps: int) -> Figures:
+    """Log what each token set is of the rows and tokens; the same as figures, actual over the first `steps`."""
+    if not isinstance(trained.batches, MixtureBatches):
+        return {}
+    figures, words = Figures(), []
+    for name, share in trained.batches.shares(steps).items():
+        figures |= {f"mix_{name}_rows": share.rows, f"mix_{name}_tokens_planned": share.tokens_planned}
+        figures |= {f"mix_{name}_tokens": share.tokens_actual} if steps else {}
+        actual = f", {share.tokens_actual:.2%} of those so far" if steps else ""
+        words.append(f"{name} {share.rows:.2%} of the rows, planned {share.tokens_planned:.2%} of the tokens{actual}")
+    events.log(f"mixture: {'; '.join(words)}")
+    return figures
 
 
 def _compiles(run: TrainRun, total_steps: int, ranks: Ranks) -> bool:

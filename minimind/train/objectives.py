@@ -1,6 +1,6 @@
 """What a step minimises: each objective is a few functions of (model, batch) that the loop knows nothing about.
 
-Axes: B rows (for pairs the chosen rows, then the rejected ones), P pairs, T time, D model width,
+Axes: B rows, P pairs, S sides of pairs (the chosen ones, then the rejected ones), T time, D model width,
 N tokens (B·T), V vocabulary.
 
 An objective gives the *sum* over its units (trained tokens, or pairs), and says from the batch
@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from minimind.model.cross_entropy import label_log_probs, linear_cross_entropy
 from minimind.model.transformer import Transformer
-from minimind.tokens.batches import IGNORE, Batch
+from minimind.tokens.layout import IGNORE, Batch, pack_sides
 
 Sums = dict[str, Tensor]
 """Name → scalar sum over the units of a batch. `loss` is among them; the rest is for people."""
@@ -133,10 +133,16 @@ def dpo(reference: Reference, *, beta: float, label_smoothing: float = 0.0) -> O
 
 
 def pair_log_probs(model: Transformer, batch: Tensors) -> tuple[Tensor, Tensor, Tensor]:
-    """Summed log-probabilities (chosen_P, rejected_P) of the trained tokens, and the balance loss."""
+    """Summed log-probabilities (chosen_P, rejected_P) of the trained tokens, and the balance loss.
+
+    Sides may share a row: `documents_BT` says which side a position is of.
+    """
     hidden_ND, balance_loss = _flat_hidden(model, batch)
     logp_N = label_log_probs(hidden_ND, model.output_weight, batch.labels_BT.flatten())
-    chosen_P, rejected_P = logp_N.view_as(batch.labels_BT).sum(1).chunk(2)
+    sides_S = torch.arange(len(batch.items_B), device=logp_N.device)
+    # a sum by mask, not by index_add: that is not deterministic on a GPU, and there are few sides
+    logp_S = torch.where(batch.documents_BT.flatten() == sides_S[:, None], logp_N, 0).sum(1)
+    chosen_P, rejected_P = logp_S.chunk(2)
     return chosen_P, rejected_P, balance_loss
 
 
@@ -221,11 +227,9 @@ def take_rows(batch: Batch, start: int, stop: int) -> Batch:
 
 
 def take_pairs(batch: Batch, start: int, stop: int) -> Batch:
-    """Pairs from start to stop: their chosen rows, then their rejected ones, as in the whole batch."""
-    pairs = count_pairs(batch)
-    chosen, rejected = batch.rows(start, stop), batch.rows(pairs + start, pairs + stop)
-    parts = ((getattr(chosen, f.name), getattr(rejected, f.name)) for f in fields(Batch))
-    return Batch(*(np.concatenate(part) for part in parts))
+    """Pairs from start to stop, packed: sides 0 … P − 1 are the chosen ones, and the rejected ones follow."""
+    chosen = np.arange(start, stop)
+    return pack_sides(batch, np.concatenate([chosen, count_pairs(batch) + chosen]))
 
 
 def bits_per_byte(nats: float, content_bytes: float) -> float:

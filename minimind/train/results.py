@@ -44,7 +44,9 @@ def describer(run: TrainRun, model: Transformer, ranks: Ranks) -> Callable[[Prog
     return describe
 
 
-def summarize(run: TrainRun, training: Training, tokens: TokensInfo, progress: Progress, figures: Figures) -> Summary:
+def summarize(
+    run: TrainRun, training: Training, tokens: TokensInfo, progress: Progress, figures: Figures, mixture: Figures
+) -> Summary:
     """The figures and warnings of a finished training."""
     warnings, model, ranks, total_steps = [], training.model, training.ranks, training.total_steps
     if run.config.warmup_steps >= total_steps:
@@ -70,6 +72,7 @@ def summarize(run: TrainRun, training: Training, tokens: TokensInfo, progress: P
             "parameters": count_parameters(model.config),
             "trained_parameters": trained_parameters(model),
             "peak_memory_mb": round(throughput.peak_memory_mb(ranks.device), 1),
+            **{name: round(share, 6) for name, share in mixture.items()},
             "tokenizer": tokens.tokenizer,
             "precision": str(model.compute_dtype).removeprefix("torch."),
             "processes": ranks.size,

@@ -21,6 +21,7 @@ from minimind.train.config import (
     TrainRun,
 )
 from minimind.train.launch import RUN_FILE, TRAINING_FILE, launch
+from minimind.train.splits import mixed_input
 
 
 def pretrain(config: PretrainConfig, inputs: Inputs, out_dir: Path) -> Summary:
@@ -49,6 +50,7 @@ def distill(config: DistillConfig, inputs: Inputs, out_dir: Path) -> Summary:
 
 
 def _train(stage: StageName, config: TrainConfig, inputs: Inputs, out_dir: Path) -> Summary:
+    _require_mixed(config, inputs)
     _require_one_tokenizer(inputs)
     run = TrainRun(
         stage=stage,
@@ -67,7 +69,9 @@ def _train(stage: StageName, config: TrainConfig, inputs: Inputs, out_dir: Path)
 def _require_one_tokenizer(inputs: Inputs) -> None:
     """Raise ConfigError where the tokens were made by another tokenizer than a model is used to."""
     tokens = TokenSet.open(inputs["tokens"].dir / "train").info.tokenizer
+    mixed = {name: inputs[name] for name in _MIXED if name in inputs}
     known = {name: inputs[name].summary().figures.get("tokenizer") for name in ("model", "teacher") if name in inputs}
+    known |= {name: TokenSet.open(artifact.dir / "train").info.tokenizer for name, artifact in mixed.items()}
     if "tokenizer" in inputs:
         known["tokenizer"] = inputs["tokenizer"].fingerprint
     for name, tokenizer in known.items():
@@ -78,10 +82,40 @@ def _require_one_tokenizer(inputs: Inputs) -> None:
             )
 
 
-_RANK = ("minimind.train.__main__",)
+def _require_mixed(config: TrainConfig, inputs: Inputs) -> None:
+    """Raise ConfigError where the inputs are not those that `mix` asks for: one that is not read still reruns."""
+    wanted, given = {mixed_input(kind) for kind in config.mix}, {name for name in _MIXED if name in inputs}
+    if wanted != given:
+        raise ConfigError(
+            f"`mix` = {dict(config.mix)} reads {', '.join(sorted(wanted)) or 'no other tokens'}; "
+            f"was given {', '.join(sorted(given)) or 'none'}"
+        )
 
-PRETRAIN = Stage("pretrain", pretrain, inputs=("tokens", "tokenizer"), resumable=True, launches=_RANK)
-SFT = Stage("sft", sft, inputs=("tokens", "model"), resumable=True, launches=_RANK)
+
+_RANK = ("minimind.train.__main__",)
+_MIXED = ("tokens_pretrain", "tokens_chat")
+"""Inputs for rows that are mixed in; a stage takes that which is not of its own kind."""
+
+PRETRAIN = Stage(
+    "pretrain",
+    pretrain,
+    inputs=("tokens", "tokenizer"),
+    optional_inputs=("tokens_chat",),
+    resumable=True,
+    launches=_RANK,
+)
+SFT = Stage(
+    "sft", sft, inputs=("tokens", "model"), optional_inputs=("tokens_pretrain",), resumable=True, launches=_RANK
+)
 DPO = Stage("dpo", dpo, inputs=("tokens", "model"), resumable=True, launches=_RANK)
-LORA = Stage("lora", lora, inputs=("tokens", "model"), resumable=True, launches=_RANK)
-DISTILL = Stage("distill", distill, inputs=("tokens", "model", "teacher"), resumable=True, launches=_RANK)
+LORA = Stage(
+    "lora", lora, inputs=("tokens", "model"), optional_inputs=("tokens_pretrain",), resumable=True, launches=_RANK
+)
+DISTILL = Stage(
+    "distill",
+    distill,
+    inputs=("tokens", "model", "teacher"),
+    optional_inputs=("tokens_pretrain",),
+    resumable=True,
+    launches=_RANK,
+)
