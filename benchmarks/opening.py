@@ -19,10 +19,10 @@ import numpy as np
 import psutil
 
 from benchmarks.harness import main
-from benchmarks.token_sets import CACHE, short_lengths
+from benchmarks.token_sets import CACHE, short_lengths, write_random_set
 from minimind.tokens.batches import Batch, RowBatches
-from minimind.tokens.split_writer import Documents, SplitWriter, close_split
-from minimind.tokens.token_set import TokenSet, TokensInfo
+from minimind.tokens.split_writer import Documents
+from minimind.tokens.token_set import TokenSet
 
 DOCUMENTS, MEAN, LENGTH, ROWS, VOCABULARY = 2_000_000, 510, 512, 32, 6400
 _PART = 20_000
@@ -35,24 +35,16 @@ def synthetic() -> Path:
         rng = np.random.default_rng(0)
         lengths = short_lengths(DOCUMENTS, mean=MEAN, longest=8 * LENGTH)
         ids = rng.integers(1, VOCABULARY, int(lengths[:_PART].sum()) * 2, dtype=np.uint16)
-        with SplitWriter(directory, "pretrain", vocab_size=VOCABULARY) as writer:
-            for first in range(0, DOCUMENTS, _PART):
-                part = lengths[first : first + _PART]
-                rows = np.arange(first, first + len(part))
-                writer.write(Documents(np.resize(ids, int(part.sum())), part, None, rows, 4 * part))
-        info = TokensInfo(
-            rows="pretrain",
-            dtype="<u2",
-            vocab_size=VOCABULARY,
-            documents=writer.documents,
-            tokens=writer.tokens,
-            trained_tokens=writer.trained,
-            bytes=writer.bytes,
-            tokenizer="",
-            longest=writer.longest,
-        )
-        close_split(directory, info, (LENGTH,))
+        starts = range(0, DOCUMENTS, _PART)
+        parts = (_documents(ids, first, lengths[first : first + _PART]) for first in starts)
+        write_random_set(directory, parts, vocab_size=VOCABULARY, row_length=LENGTH)
     return directory / "tokens.json"
+
+
+def _documents(ids: np.ndarray, first: int, lengths: np.ndarray) -> Documents:
+    """Documents of these lengths, the first with this number, of `ids` again and again."""
+    rows = np.arange(first, first + len(lengths))
+    return Documents(np.resize(ids, int(lengths.sum())), lengths, None, rows, 4 * lengths)
 
 
 def stored_plan(path: Path) -> dict[str, Any]:

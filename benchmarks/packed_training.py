@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.harness import main
-from benchmarks.token_sets import CACHE, short_lengths
+from benchmarks.token_sets import CACHE, short_lengths, write_random_set
 from minimind.model.config import ModelConfig
 from minimind.model.transformer import Transformer
 from minimind.tokens.batches import IGNORE, Batch, RowBatches
 from minimind.tokens.layout import Grid
-from minimind.tokens.split_writer import Documents, SplitWriter, close_split
-from minimind.tokens.token_set import TokenSet, TokensInfo
+from minimind.tokens.split_writer import Documents
+from minimind.tokens.token_set import TokenSet
 from minimind.train.objectives import Tensors, next_token
 
 LENGTH, ROWS, STEPS, FILL, VOCABULARY, DOCUMENTS = 512, 8, 6, 0.35, 6400, 4000
@@ -39,20 +39,8 @@ def short_documents() -> Path:
     if not (directory / "tokens.json").exists():
         lengths = short_lengths(DOCUMENTS, mean=FILL * LENGTH, longest=LENGTH)
         ids = np.random.default_rng(0).integers(1, VOCABULARY, int(lengths.sum()))
-        with SplitWriter(directory, "pretrain", vocab_size=VOCABULARY) as writer:
-            writer.write(Documents(ids, lengths, None, np.arange(len(lengths)), 4 * lengths))
-        info = TokensInfo(
-            rows="pretrain",
-            dtype="<u2",
-            vocab_size=VOCABULARY,
-            documents=writer.documents,
-            tokens=writer.tokens,
-            trained_tokens=writer.trained,
-            bytes=writer.bytes,
-            tokenizer="",
-            longest=writer.longest,
-        )
-        close_split(directory, info, (LENGTH,))
+        documents = Documents(ids, lengths, None, np.arange(len(lengths)), 4 * lengths)
+        write_random_set(directory, [documents], vocab_size=VOCABULARY, row_length=LENGTH)
     return directory / "tokens.json"
 
 

@@ -5,7 +5,7 @@ Not here: what is measured (`loader`, `packing`, `opening`, `packed_training`).
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from minimind.data.sharding import SHARD, ShardConfig
 from minimind.data.shards import ROWS_DIR, write_rows
 from minimind.data.strict_json import RowError
 from minimind.stage import Stage, build
+from minimind.tokens.split_writer import Documents, SplitWriter, close_split
+from minimind.tokens.token_set import TokensInfo, token_dtype
 from minimind.tokens.tokenizer_training import TOKENIZER, TokenizerConfig
 from minimind.tokens.tokenizing import TOKENS, TokensConfig
 
@@ -79,6 +81,26 @@ def prepared(
 def _corpus(path: Path, rows: RowKind, store: Store) -> Artifact:
     given, _ = build(ROWS, FileRows(rows=rows, path=str(path), size=path.stat().st_size), {}, store=store)
     return build(SHARD, ShardConfig(rows=rows, validation_fraction=0), {"rows": given}, store=store)[0]
+
+
+def write_random_set(directory: Path, parts: Iterable[Documents], *, vocab_size: int, row_length: int) -> Path:
+    """A pretraining split of documents made by hand, with its packing plan; the path of its `tokens.json`."""
+    with SplitWriter(directory, "pretrain", vocab_size=vocab_size) as writer:
+        for part in parts:
+            writer.write(part)
+    info = TokensInfo(
+        rows="pretrain",
+        dtype=token_dtype(vocab_size),
+        vocab_size=vocab_size,
+        documents=writer.documents,
+        tokens=writer.tokens,
+        trained_tokens=writer.trained,
+        bytes=writer.bytes,
+        tokenizer="",
+        longest=writer.longest,
+    )
+    close_split(directory, info, (row_length,))
+    return directory / "tokens.json"
 
 
 def short_lengths(count: int, *, mean: float, longest: int) -> np.ndarray:
