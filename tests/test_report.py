@@ -15,11 +15,12 @@ from minimind.data.documents import RowKind, check_row
 from minimind.data.dropped import DropLog
 from minimind.data.sharding import SHARD, ShardConfig
 from minimind.data.shards import write_rows
+from minimind.data.wording import cell
 from minimind.errors import ArtifactError, ConfigError, DataError, MissingError
 from minimind.evaluate.card import Report, read_report
 from minimind.evaluate.config import EvaluateConfig, PublishConfig
 from minimind.evaluate.findings import findings
-from minimind.evaluate.page import cell, duration, fenced, render_html, render_markdown, shown
+from minimind.evaluate.page import duration, fenced, render_html, render_markdown, shown
 from minimind.evaluate.report import PUBLISH, draw
 from minimind.evaluate.results import Answer, Evaluation, Interval, read_evaluation
 from minimind.evaluate.stage import EVALUATE
@@ -238,7 +239,7 @@ def test_page_is_whole_safe_and_self_contained(published: Artifact):
     assert all(attrs["src"].startswith("data:") for tag, attrs in page.tags if tag == "img")
     assert all(attrs["srcset"].startswith("data:") for tag, attrs in page.tags if tag == "source")
     assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
-    assert "<script>alert('x')</script>" in page.words and "␛[31m" in page.words and "\x1b" not in text
+    assert "<script>alert('x')</script>" in page.words and "‹ESC›[31m" in page.words and "\x1b" not in text
     assert "make <all>" in page.words and "toys <b>" in page.words
     for words in ("bits per byte", "6-gram", "preference accuracy", "What to be careful about", "What it says"):
         assert words in page.words

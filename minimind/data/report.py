@@ -9,16 +9,13 @@ Not here: what is shown (`report_figures`), the ledgers (`ledger`), a model's re
 """
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from minimind import runtime
 from minimind.artifact import MANIFEST_FILE, open_artifact
-from minimind.data import wording
 from minimind.data.ledger import LEDGER_FILE, READ_LEDGER_FILE, Ledger
+from minimind.data.pages import template
 from minimind.data.report_figures import Figures, figures_of
 from minimind.data.report_rules import ABOUT
 from minimind.errors import MissingError
@@ -37,7 +34,7 @@ def write_report(out_dir: Path, *, title: str, read: Ledger | None, cleaned: Led
     names = {"title": title, "facts": facts, "f": figures, "about": ABOUT, **_sums(figures)}
     for file in (HTML_FILE, MARKDOWN_FILE):
         # Half characters, which UTF-8 cannot hold, were spelled out by `visible`; a title may still have one.
-        page = _environment(file == HTML_FILE).get_template(f"{file}.j2").render(names)
+        page = template(TEMPLATES / f"{file}.j2").render(names)
         runtime.write_atomic(out_dir / file, page.encode("utf-8", "replace"))
 
 
@@ -80,26 +77,3 @@ def _sums(figures: Figures) -> dict[str, Any]:
         "row_changes": sum(step.changed for step in figures.steps),
         "copies_dropped": sum(bucket.dropped for bucket in figures.cluster_sizes),
     }
-
-
-@cache
-def _environment(html: bool) -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=html,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    shown = (
-        wording.thousands,
-        wording.percent,
-        wording.size,
-        wording.words,
-        wording.visible,
-        wording.cell,
-        wording.code,
-    )
-    environment.filters |= {filter.__name__: filter for filter in shown}
-    return environment

@@ -9,8 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-
+from minimind.data.pages import template
 from minimind.evaluate.card import Report
 from minimind.evaluate.charts import FIGURES_DIR
 from minimind.evaluate.results import Answer, Interval
@@ -19,9 +18,6 @@ from minimind.runtime import file_sha256
 TEMPLATES = Path(__file__).parent / "templates"
 HTML_TEMPLATE, MARKDOWN_TEMPLATE = "report.html.j2", "report.md.j2"
 
-_CONTROLS = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {127: "\u2421"}
-"""Control characters, which HTML does not allow, as the pictures Unicode has of them."""
-
 
 def render_html(report: Report, directory: Path) -> str:
     """The page, with the pictures of `directory`/figures in it."""
@@ -29,12 +25,12 @@ def render_html(report: Report, directory: Path) -> str:
         path.name.removesuffix(".png"): "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
         for path in sorted((directory / FIGURES_DIR).glob("*.png"))
     }
-    return _template(HTML_TEMPLATE).render(**_names(report), pictures=pictures)
+    return template(TEMPLATES / HTML_TEMPLATE, *_FILTERS, trim=False).render(**_names(report), pictures=pictures)
 
 
 def render_markdown(report: Report) -> str:
     """The same in Markdown; pictures are links to figures/."""
-    text = _template(MARKDOWN_TEMPLATE).render(**_names(report))
+    text = template(TEMPLATES / MARKDOWN_TEMPLATE, *_FILTERS, trim=False).render(**_names(report))
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
@@ -62,27 +58,6 @@ def template_digests() -> dict[str, str]:
     return {name: file_sha256(TEMPLATES / name) for name in (HTML_TEMPLATE, MARKDOWN_TEMPLATE)}
 
 
-def _template(name: str) -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=name == HTML_TEMPLATE,
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "shown": shown,
-        "words": words,
-        "percent": percent,
-        "interval": interval,
-        "duration": duration,
-        "date": date,
-        "visible": visible,
-        "cell": cell,
-        "fenced": fenced,
-    }
-    return environment.get_template(name)
-
-
 def shown(value: float | str | None) -> str:
     """A figure for people: thousands separated, four significant digits of what is not whole."""
     if value is None:
@@ -90,15 +65,6 @@ def shown(value: float | str | None) -> str:
     if isinstance(value, float) and not value.is_integer():
         return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
     return value if isinstance(value, str) else f"{value:,.0f}"
-
-
-def words(name: str) -> str:
-    """`bytes_per_token` → `bytes per token`."""
-    return name.replace("_", " ")
-
-
-def percent(share: float) -> str:
-    return f"{share:.1%}"
 
 
 def interval(value: Interval) -> str:
@@ -120,19 +86,11 @@ def date(iso: str) -> str:
     return iso[:16].replace("T", " ") + " UTC"
 
 
-def visible(text: str) -> str:
-    """The text with control characters made visible."""
-    return text.translate(_CONTROLS)
-
-
-def cell(text: Any) -> str:
-    """Text that cannot end a Markdown table's cell, start markup or open a tag."""
-    line = " ".join(visible(str(text)).split())
-    return re.sub(r"([\\\\`*_\[\]<>|#])", r"\\\1", line)
-
-
 def fenced(text: str) -> str:
     """A code block whose fence is longer than any run of backticks in the text."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"
+
+
+_FILTERS = (shown, interval, duration, date, fenced)

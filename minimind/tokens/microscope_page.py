@@ -4,11 +4,9 @@ Texts in it are other people's: Jinja escapes them, and the page's policy forbid
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-
+from minimind.data.pages import template
 from minimind.tokens.microscope import Slide, View, view_step
 from minimind.tokens.trace_store import Training
 
@@ -20,7 +18,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def page_of(views: Sequence[View], *, title: str, facts: Mapping[str, str]) -> str:
     """The page as HTML."""
-    return _template().render(title=title, facts=facts, views=views)
+    return template(TEMPLATES / "microscope.html.j2").render(title=title, facts=facts, views=views)
 
 
 def first_steps_page(training: Training) -> str:
@@ -33,16 +31,3 @@ def first_steps_page(training: Training) -> str:
     ]
     facts = {training.label: training.fingerprint, **training.facts()}
     return page_of(views, title=f"{training.label}: first steps", facts=facts)
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("microscope.html.j2")

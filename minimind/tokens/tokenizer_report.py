@@ -10,16 +10,15 @@ Not here: the counting (`tokenizer_tally`), the pictures (`tokenizer_figures`), 
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import ValidationError
 
 from minimind import runtime
 from minimind.config import Config
 from minimind.data import wording
+from minimind.data.pages import template
 from minimind.errors import ArtifactError, MissingError
 from minimind.tokens import tokenizer_figures
 from minimind.tokens.tokenizer import Tokenizer
@@ -165,7 +164,7 @@ def write_report(report: TokenizerReport, out_dir: Path) -> Path:
     runtime.write_json(out_dir / JSON_FILE, report.model_dump(mode="json"))
     names = {"r": report, "rare": RARE, "figures": tokenizer_figures, "held_out": held_out_of(report)}
     for file in (HTML_FILE, MARKDOWN_FILE):
-        page = _environment(file == HTML_FILE).get_template(f"tokenizer_{file}.j2").render(names)
+        page = template(TEMPLATES / f"tokenizer_{file}.j2", short, picture_rows, sweep_rows).render(names)
         runtime.write_atomic(out_dir / file, page.encode("utf-8", "replace"))
     return out_dir / HTML_FILE
 
@@ -246,18 +245,3 @@ def picture_rows(lines: Sequence[Line]) -> list[tuple[str, float]]:
 def sweep_rows(lines: Sequence[SweepLine]) -> list[tuple[str, float]]:
     """A bar for each vocabulary that could be learnt."""
     return [(line.name, line.bytes_per_token["all"]) for line in lines if line.bytes_per_token]
-
-
-@cache
-def _environment(html: bool) -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=html,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    shown = (wording.thousands, wording.percent, wording.size, wording.cell, wording.code, wording.visible)
-    environment.filters |= {filter.__name__: filter for filter in (*shown, short, picture_rows, sweep_rows)}
-    return environment
