@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from minimind.errors import ConfigError
-from minimind.tokens.batches import require
+from minimind.tokens.batches import RowSource, require
 from minimind.tokens.chat import render, render_prompt
 from minimind.tokens.layout import IGNORE, Batch, Grid, PiecesOfStep
 from minimind.tokens.packing import Plan, plan_rows
@@ -94,7 +94,7 @@ class _Epoch:
         return self.order.take(self.number * self.plan.num_rows + within, count)
 
 
-class AugmentedBatches:
+class AugmentedBatches(RowSource):
     """`RowBatches` of a chat set whose conversations are changed anew every epoch."""
 
     def __init__(
@@ -119,19 +119,6 @@ class AugmentedBatches:
     def num_rows(self) -> int:
         """Rows of the first epoch."""
         return self._end(0)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches until every row of the first epoch has been seen."""
-        return -(-self.num_rows // self._batch_rows)
-
-    def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0 over all epochs."""
-        return self.take(step * self._batch_rows, self._batch_rows)
-
-    def pieces(self, step: int) -> PiecesOfStep:
-        """Which documents are where in `batch(step)`; what was put in is a piece of document −1."""
-        return self.take_pieces(step * self._batch_rows, self._batch_rows)
 
     def take(self, start: int, count: int) -> Batch:
         """The rows at `count` places from `start` on."""

@@ -15,7 +15,7 @@ Not here: how a batch is laid out (`minimind.tokens.layout`), several token sets
 conversations that are changed (`minimind.tokens.augmentation`).
 """
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import numpy as np
 
@@ -27,34 +27,44 @@ from minimind.tokens.token_set import TokenSet, ranges
 __all__ = ["IGNORE", "Batch", "PairBatches", "PiecesOfStep", "RowBatches", "RowSource"]
 
 
-class RowSource(Protocol):
+class RowSource(ABC):
     """Rows in an endless walk: what batches, and mixtures of them, are taken from."""
 
-    @property
-    def row_length(self) -> int: ...
+    row_length: int
+    _batch_rows: int
 
     @property
+    @abstractmethod
     def num_rows(self) -> int:
         """Rows of an epoch."""
-        ...
 
-    @property
-    def steps_per_epoch(self) -> int: ...
+    @abstractmethod
+    def take(self, start: int, count: int) -> Batch:
+        """The rows at `count` places from `start` on."""
 
-    def batch(self, step: int) -> Batch: ...
+    @abstractmethod
+    def take_pieces(self, start: int, count: int) -> PiecesOfStep:
+        """The pieces of `take(start, count)`, without reading an id."""
 
-    def pieces(self, step: int) -> PiecesOfStep: ...
-
-    def take(self, start: int, count: int) -> Batch: ...
-
-    def take_pieces(self, start: int, count: int) -> PiecesOfStep: ...
-
+    @abstractmethod
     def tokens_in(self, start: int, count: int) -> int:
         """Ids in `take(start, count)`, padding left out."""
-        ...
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches until every row of an epoch has been seen."""
+        return -(-self.num_rows // self._batch_rows)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0 over all epochs."""
+        return self.take(step * self._batch_rows, self._batch_rows)
+
+    def pieces(self, step: int) -> PiecesOfStep:
+        """Which documents of which token set are where in `batch(step)`; −1 is what no token set has."""
+        return self.take_pieces(step * self._batch_rows, self._batch_rows)
 
 
-class RowBatches:
+class RowBatches(RowSource):
     """Packed rows of `row_length` positions, `batch_rows` to a batch. For pretraining, chat and prompt sets."""
 
     def __init__(self, token_set: TokenSet, *, row_length: int, batch_rows: int, seed: int) -> None:
@@ -66,19 +76,6 @@ class RowBatches:
     @property
     def num_rows(self) -> int:
         return self._plan.num_rows
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches until every row has been seen."""
-        return -(-self.num_rows // self._batch_rows)
-
-    def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0 over all epochs."""
-        return self.take(step * self._batch_rows, self._batch_rows)
-
-    def pieces(self, step: int) -> PiecesOfStep:
-        """Which documents are where in `batch(step)`, without reading an id."""
-        return self.take_pieces(step * self._batch_rows, self._batch_rows)
 
     def take(self, start: int, count: int) -> Batch:
         """The rows at `count` places from `start` on; an epoch has `num_rows` places."""

@@ -13,13 +13,13 @@ refused, and of a tokenizer.model only the twin has that hole, not `Tokenizer`.
 Not here: which names are looked for (`vocabulary.find_specials`), how the files are read (`encoders`).
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from minimind.errors import ArtifactError, ConfigError, MissingError
+from minimind.runtime import file_sha256
 from minimind.tokens.encoders import FastEncoder, read_fast_settings, read_proto
 from minimind.tokens.hf_tokenizer import FAST_FILE, merges_of, write_hf_config
 from minimind.tokens.tokenizer import MODEL_FILE, Tokenizer
@@ -50,7 +50,7 @@ def locate(file: str) -> Path:
 def digest(file: str) -> dict[str, str]:
     """The source of a stage that uses the file: its name and the sha256 of its bytes."""
     path = locate(file)
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    return {path.name: file_sha256(path)}
 
 
 def open_foreign(file: str) -> Tokenizer:

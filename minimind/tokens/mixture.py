@@ -36,7 +36,7 @@ class Share:
     """Over the steps that were asked for."""
 
 
-class MixtureBatches:
+class MixtureBatches(RowSource):
     """Rows of `sources`, the first being the stage's own; `mix` gives the shares of all others by name."""
 
     def __init__(
@@ -52,13 +52,9 @@ class MixtureBatches:
         self._sources = list(sources.values())
         if len({source.row_length for source in self._sources}) > 1:
             raise ConfigError("the token sets of a mixture are cut into rows of different lengths")
-        self._batch_rows, self._seed = batch_rows, seed
+        self.row_length, self._batch_rows, self._seed = self._sources[0].row_length, batch_rows, seed
         self._first_items = np.cumsum([0, *(source.num_rows for source in self._sources)])
         self._kept: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
-
-    @property
-    def row_length(self) -> int:
-        return self._sources[0].row_length
 
     @property
     def num_rows(self) -> int:
@@ -69,19 +65,6 @@ class MixtureBatches:
             middle = (low + high) // 2
             low, high = (low, middle) if self._before(middle)[0] >= wanted else (middle + 1, high)
         return low
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches until every row of the stage's own set has been seen."""
-        return -(-self.num_rows // self._batch_rows)
-
-    def batch(self, step: int) -> Batch:
-        """The batch of a step. `items_B` numbers the rows of all sets one after another, the stage's own first."""
-        return self.take(step * self._batch_rows, self._batch_rows)
-
-    def pieces(self, step: int) -> PiecesOfStep:
-        """Which documents of which token set are where in `batch(step)`."""
-        return self.take_pieces(step * self._batch_rows, self._batch_rows)
 
     def take(self, start: int, count: int) -> Batch:
         """The rows at `count` places from `start` on."""

@@ -12,7 +12,6 @@ Not here: how they are looked for (`evaluation_index`) and when enough was found
 """
 
 import gzip
-import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from typing import Any
 
 from minimind.data.rules.evaluation_pieces import letters_of
 from minimind.errors import DataError, MissingError
+from minimind.runtime import file_sha256
 
 NAMES = frozenset(
     ("id", "source", "subject", "lang", "language", "type", "category", "split", "license", "url", "role")
@@ -46,7 +46,7 @@ class Item:
 
 def digest_of(name: str) -> str:
     """sha256 of a file's bytes."""
-    return hashlib.sha256(Path(state_of(name)[0]).read_bytes()).hexdigest()
+    return file_sha256(Path(state_of(name)[0]))
 
 
 def state_of(name: str) -> tuple[str, int, int]:
