@@ -61,12 +61,8 @@ def test_a_packed_row_reads_as_written_by_hand() -> None:
     assert batch.labels_BT.tolist() == [[21, 0, 31, 32, 33, 34, 0], [11, 12, 13, 0, IGNORE, IGNORE, IGNORE]]
     assert batch.documents_BT.tolist() == [[0, 0, 1, 1, 1, 1, 1], [0, 0, 0, 0, -1, -1, -1]]
     assert batch.positions_BT.tolist() == [[0, 1, 0, 1, 2, 3, 4], [0, 1, 2, 3, 0, 0, 0]]
-    assert [array.dtype for array in (batch.tokens_BT, batch.labels_BT, batch.documents_BT, batch.positions_BT)] == [
-        np.int64,
-        np.int64,
-        np.int32,
-        np.int64,
-    ]
+    arrays = (batch.tokens_BT, batch.labels_BT, batch.documents_BT, batch.positions_BT)
+    assert [array.dtype for array in arrays] == 4 * [np.int32]
 
 
 @pytest.mark.parametrize("row_length", [5, 64, 1000])

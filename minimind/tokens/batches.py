@@ -10,7 +10,7 @@ are a label once an epoch. Chats and pairs: the next id of the same document, wh
 is learnt, else IGNORE. Padding is END_OF_TEXT with the label IGNORE and document −1.
 
 Axes: B rows, T positions in a row. Everything is numpy and stays so until the training moves it; a batch
-of 32 × 512 takes about 0.2 ms. No worker processes: they made memory-mapped loaders slower.
+of 32 × 512 takes 0.1 to 0.2 ms. No worker processes: they made memory-mapped loaders slower.
 Not here: how a batch is laid out (`minimind.tokens.layout`), several token sets (`minimind.tokens.mixture`),
 conversations that are changed (`minimind.tokens.augmentation`).
 """

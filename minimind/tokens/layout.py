@@ -23,15 +23,24 @@ class Batch:
     """Rows ready for a model."""
 
     tokens_BT: np.ndarray
-    """int64 ids."""
+    """int32 ids."""
     labels_BT: np.ndarray
-    """int64, the id to predict at each position, or IGNORE."""
+    """int32, the id to predict at each position, or IGNORE."""
     documents_BT: np.ndarray
     """int32 number of the document within the row (of pairs, of the side within the batch), −1 for padding."""
     positions_BT: np.ndarray
-    """int64, from 0 at the start of each document or piece of one."""
+    """int32, from 0 at the start of each document or piece of one."""
     items_B: np.ndarray
     """int64 row of the packing plan; of pairs, the number of the pair of each side."""
+
+    @classmethod
+    def empty(cls, num_rows: int, width: int) -> "Batch":
+        """A batch to be filled.
+
+        Its arrays are one block of memory: malloc gives memory back to the system, and faults it in again at the
+        next batch, by the size of the largest block it has seen. Four blocks cost twice as much.
+        """
+        return cls(*np.empty((4, num_rows, width), np.int32), np.empty(num_rows, np.int64))
 
     def __len__(self) -> int:
         return len(self.items_B)
@@ -75,7 +84,7 @@ class Grid:
     """Piece → its place among P."""
     lengths_P: np.ndarray
     inside_N: np.ndarray
-    """Offset within its piece."""
+    """int32 offset within its piece."""
 
     @classmethod
     def of(cls, rows: np.ndarray, lengths: np.ndarray, *, num_rows: int, width: int) -> "Grid":
@@ -85,8 +94,8 @@ class Grid:
         places = np.arange(len(rows)) + rows
         lengths_P[places] = lengths
         lengths_P[np.cumsum(counts_B) + np.arange(num_rows)] = width - np.bincount(rows, lengths, num_rows)
-        starts_P = np.cumsum(lengths_P) - lengths_P
-        inside_N = np.arange(num_rows * width) - np.repeat(starts_P, lengths_P)
+        starts_P = (np.cumsum(lengths_P) - lengths_P).astype(np.int32)
+        inside_N = np.arange(num_rows * width, dtype=np.int32) - np.repeat(starts_P, lengths_P)
         return cls(num_rows, width, places, lengths_P, inside_N)
 
     def spread(self, values: np.ndarray, padding: int) -> np.ndarray:
@@ -97,7 +106,8 @@ class Grid:
 
     def take(self, source: np.ndarray, begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What stands in `source` from `begins` on, piece by piece, N; and where in `source` that was."""
-        at_N = self.inside_N + self.spread(begins, 0)
+        at_N = self.spread(begins, 0)
+        at_N += self.inside_N
         return source.take(at_N, mode="clip"), at_N  # what padding reads is overwritten
 
     def ends(self) -> np.ndarray:
@@ -108,13 +118,20 @@ class Grid:
         self, tokens_N: np.ndarray, labels_N: np.ndarray, *, numbers: np.ndarray, items_B: np.ndarray, padding: int
     ) -> Batch:
         """The batch of these ids and labels, with `numbers` of the pieces' documents."""
+        batch = Batch.empty(self.num_rows, self.width)
+        batch.items_B[:] = items_B
         documents_N = self.spread(numbers.astype(np.int32), -1)
-        nothing_N = documents_N < 0
-        tokens_N, labels_N, positions_N = (array.astype(np.int64) for array in (tokens_N, labels_N, self.inside_N))
-        for array, value in ((tokens_N, padding), (labels_N, IGNORE), (positions_N, 0)):
-            array[nothing_N] = value
-        arrays = (tokens_N, labels_N, documents_N, positions_N)
-        return Batch(*(array.reshape(self.num_rows, self.width) for array in arrays), items_B)
+        nothing = np.flatnonzero(documents_N < 0)
+        for array, values, empty in (
+            (batch.tokens_BT, tokens_N, padding),
+            (batch.labels_BT, labels_N, IGNORE),
+            (batch.documents_BT, documents_N, -1),
+            (batch.positions_BT, self.inside_N, 0),
+        ):
+            array_N = array.reshape(-1)
+            array_N[:] = values
+            array_N[nothing] = empty
+        return batch
 
 
 def read(
@@ -125,9 +142,9 @@ def read(
     # One id more than the piece has: its last label.
     ids, trained, begins = token_set.runs(token_set.offsets[pieces.documents] + pieces.starts, pieces.lengths + 1)
     tokens_N, at_N = grid.take(ids, begins)
-    labels_N = ids[1:].take(at_N, mode="clip").astype(np.int64)
+    labels_N = ids[1:].take(at_N, mode="clip")
     if trained is not None:
-        labels_N[trained[1:].take(at_N, mode="clip") == 0] = IGNORE
+        labels_N = np.where(trained[1:].take(at_N, mode="clip") != 0, labels_N.astype(np.int32), np.int32(IGNORE))
         labels_N[grid.ends()] = IGNORE  # what follows a chat's last id is another chat
     return grid.batch(tokens_N, labels_N, numbers=numbers, items_B=items_B, padding=token_set.info.end_of_text)
 

@@ -68,15 +68,13 @@ class MixtureBatches(RowSource):
 
     def take(self, start: int, count: int) -> Batch:
         """The rows at `count` places from `start` on."""
-        whole: list[np.ndarray] = []
+        whole = Batch.empty(count, self.row_length)
         for number, first, size, at in self._spans(start, count):
             part = self._sources[number].take(first, size)
             part = replace(part, items_B=part.items_B + self._first_items[number])
-            arrays = [getattr(part, field.name) for field in fields(Batch)]
-            whole = whole or [np.empty((count, *array.shape[1:]), array.dtype) for array in arrays]
-            for target, array in zip(whole, arrays, strict=True):
-                target[at] = array
-        return Batch(*whole)
+            for field in fields(Batch):
+                getattr(whole, field.name)[at] = getattr(part, field.name)
+        return whole
 
     def take_pieces(self, start: int, count: int) -> PiecesOfStep:
         """The pieces of `take(start, count)`."""

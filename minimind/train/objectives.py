@@ -32,7 +32,7 @@ Sums = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Tensors:
-    """A `Batch` on the device."""
+    """A `Batch` on the device; ids and labels are int64 there, as PyTorch's indexing wants them."""
 
     tokens_BT: Tensor
     labels_BT: Tensor
@@ -42,7 +42,9 @@ class Tensors:
 
     @classmethod
     def of(cls, batch: Batch, device: torch.device) -> "Tensors":
-        return cls(*(torch.from_numpy(getattr(batch, f.name)).to(device, non_blocking=True) for f in fields(cls)))
+        moved = (torch.from_numpy(getattr(batch, f.name)).to(device, non_blocking=True) for f in fields(cls))
+        tokens_BT, labels_BT, *others = moved
+        return cls(tokens_BT.long(), labels_BT.long(), *others)
 
 
 @dataclass(frozen=True)
