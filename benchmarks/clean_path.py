@@ -26,8 +26,9 @@ def minimind(path: Path) -> dict[str, Any]:
     """ingest → clean → shard into a store in a scratch directory, on one worker."""
     from minimind.artifact import Store
     from minimind.data.cleaning import CLEAN, CleanConfig
+    from minimind.data.reading.ingest import INGEST
+    from minimind.data.reading.sources import IngestConfig, SourceConfig
     from minimind.data.sharding import SHARD, ShardConfig
-    from minimind.data.sources import INGEST, IngestConfig, SourceConfig
     from minimind.stage import build
 
     source = SourceConfig(name="rows", rows="pretrain", path=str(path))

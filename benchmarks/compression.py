@@ -84,7 +84,7 @@ def _read(path: Path) -> Rows:
 
 
 def _documentation() -> Rows:
-    from minimind.data import pydocs
+    from minimind.data.python_docs import pydocs
 
     return [("en", row["text"]) for row in pydocs.rows("pretrain", "stdlib")]
 

@@ -59,7 +59,7 @@ def main(
 
 def sample_corpus(directory: Path, *, megabytes: int = 40) -> Path:
     """Documentation of this Python as JSONL, told again in other orders until it is large enough."""
-    from minimind.data import pydocs
+    from minimind.data.python_docs import pydocs
 
     path = directory / f"pydocs-{megabytes}mb.jsonl"
     if path.exists():

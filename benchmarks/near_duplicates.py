@@ -27,13 +27,13 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness import main, sample_corpus
-from minimind.data.candidates import find_candidates
-from minimind.data.duplicates import MEMORY_BYTES
-from minimind.data.folding import Folded, content_keys, fold
-from minimind.data.groups import equal_groups
+from minimind.data.deduplication.candidates import find_candidates
+from minimind.data.deduplication.duplicates import MEMORY_BYTES
+from minimind.data.deduplication.folding import Folded, content_keys, fold
+from minimind.data.deduplication.groups import equal_groups
+from minimind.data.deduplication.signatures import SHINGLE, hash_shingles, shingle_sets, signatures
+from minimind.data.deduplication.similarity import jaccards_of
 from minimind.data.rules.texts import Texts
-from minimind.data.signatures import SHINGLE, hash_shingles, shingle_sets, signatures
-from minimind.data.similarity import jaccards_of
 
 THRESHOLD = 0.8
 DOCUMENTS = 10_000

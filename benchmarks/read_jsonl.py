@@ -39,9 +39,9 @@ BAD_LINES = (
 
 
 def minimind(path: Path) -> dict[str, Any]:
-    from minimind.data.checking import Form
-    from minimind.data.files import Part
-    from minimind.data.readers import check_part
+    from minimind.data.reading.checking import Form
+    from minimind.data.reading.files import Part
+    from minimind.data.reading.readers import check_part
 
     dirty, form = _dirty(path), Form(rows="pretrain")
     part = Part(file=dirty.name, label=dirty.name, location=str(dirty), kind="jsonl", size=dirty.stat().st_size)
@@ -59,8 +59,8 @@ def minimind(path: Path) -> dict[str, Any]:
 
 
 def ingest(path: Path) -> dict[str, Any]:
-    from minimind.data.sources import IngestConfig, SourceConfig
-    from minimind.data.sources import ingest as stage
+    from minimind.data.reading.ingest import ingest as stage
+    from minimind.data.reading.sources import IngestConfig, SourceConfig
 
     dirty = _dirty(path)
     source = SourceConfig(name="rows", rows="pretrain", path=str(dirty))

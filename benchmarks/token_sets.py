@@ -15,9 +15,9 @@ from minimind.artifact import Artifact, Inputs, Store, Summary
 from minimind.config import Config
 from minimind.data.documents import RowKind, check_row
 from minimind.data.dropped import DROPPED_FILE
+from minimind.data.reading.strict_json import RowError
 from minimind.data.sharding import SHARD, ShardConfig
 from minimind.data.shards import ROWS_DIR, write_rows
-from minimind.data.strict_json import RowError
 from minimind.stage import Stage, build
 from minimind.tokens.split_writer import Documents, SplitWriter, close_split
 from minimind.tokens.token_set import TokensInfo, token_dtype

@@ -3,8 +3,8 @@
 from minimind.artifact import Artifact
 from minimind.data.cleaning import CLEAN
 from minimind.data.documents import RowKind
+from minimind.data.reading.ingest import INGEST
 from minimind.data.sharding import SHARD
-from minimind.data.sources import INGEST
 from minimind.data.spec import clean_config, ingest_config, shard_config
 from minimind.tokens.tokenizer_training import TOKENIZER
 from minimind.tokens.tokenizing import TOKENS

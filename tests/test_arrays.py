@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from minimind.data.sharding import ShardConfig, shard
-from minimind.data.sources import IngestConfig, SourceConfig, ingest
+from minimind.data.reading.ingest import ingest
+from minimind.data.reading.sources import IngestConfig, SourceConfig
 
 home, rows = Path(sys.argv[1]), sys.argv[2]
 read, corpus = home / "read", home / "corpus"

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimind.data import checking
-from minimind.data.checking import Checked, Form, RawRow, check_block, check_rows, checked_row
 from minimind.data.documents import CONTENT
-from minimind.data.files import Block
-from minimind.data.strict_json import RowError, read_json
+from minimind.data.reading import checking
+from minimind.data.reading.checking import Checked, Form, RawRow, check_block, check_rows, checked_row
+from minimind.data.reading.files import Block
+from minimind.data.reading.strict_json import RowError, read_json
 
 SETTLED = settings(deadline=None, derandomize=True, max_examples=200)
 FORMS = (

@@ -21,10 +21,11 @@ from minimind.data.documents import CONTENT, SCHEMAS, RowKind, check_row
 from minimind.data.dropped import read_changes
 from minimind.data.judgement import judge, settle
 from minimind.data.ledger import Ledger
+from minimind.data.reading.ingest import INGEST
+from minimind.data.reading.sources import IngestConfig, SourceConfig
 from minimind.data.rules.catalog import RULES
 from minimind.data.rules.settings import CleanRules
 from minimind.data.shards import read_rows
-from minimind.data.sources import INGEST, IngestConfig, SourceConfig
 from minimind.errors import DataError
 from minimind.stage import build
 

@@ -9,7 +9,7 @@ import pytest
 
 from minimind.data.dropped import CHANGED_FILE, DROPPED_FILE
 from minimind.data.ledger import LEDGER_FILE, READ_LEDGER_FILE
-from minimind.data.report import HTML_FILE, MARKDOWN_FILE
+from minimind.data.reports.report import HTML_FILE, MARKDOWN_FILE
 from minimind.data.rules.catalog import ANY_ROW, JUDGES, RULES
 from minimind.data.rules.settings import CleanRules
 from minimind.data.rules.texts import Changed, Dropped, Texts

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimind.data.difference import difference
 from minimind.data.ledger import LEDGER_FILE, READ_LEDGER_FILE, Ledger, length_bucket
-from minimind.data.report import HTML_FILE, MARKDOWN_FILE, read_report_text, report_of, write_report
-from minimind.data.report_examples import examples_of
-from minimind.data.report_figures import SOURCES_SHOWN, figures_of
-from minimind.data.report_rules import ABOUT, cleaning_order, rule_order
+from minimind.data.reports.difference import difference
+from minimind.data.reports.report import HTML_FILE, MARKDOWN_FILE, read_report_text, report_of, write_report
+from minimind.data.reports.report_examples import examples_of
+from minimind.data.reports.report_figures import SOURCES_SHOWN, figures_of
+from minimind.data.reports.report_rules import ABOUT, cleaning_order, rule_order
 from minimind.data.rules.catalog import RULES
 from minimind.data.rules.settings import CleanRules
 from minimind.data.wording import cell, code, percent, size, visible

@@ -22,8 +22,8 @@ from minimind.artifact import Artifact, Manifest, Store, Summary
 from minimind.cli import app
 from minimind.config import WHERE, Config
 from minimind.data.documents import SCHEMAS, RowKind
+from minimind.data.reading.sources import SourceConfig
 from minimind.data.rules.settings import CleanRules
-from minimind.data.sources import SourceConfig
 from minimind.data.spec import DataSpec
 from minimind.evaluate.card import Report
 from minimind.evaluate.config import EvaluateConfig, PublishConfig

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimind.data.documents import CONTENT, SCHEMAS, RowKind, check_row, row_id
-from minimind.data.strict_json import Reason, RowError, read_json
+from minimind.data.reading.strict_json import Reason, RowError, read_json
 
 SETTLED = settings(deadline=None, derandomize=True)  # the same examples on every machine, however slow
 USER = {"role": "user", "content": "What is 2 + 2?"}

@@ -7,14 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from minimind.data import candidates
-from minimind.data.candidates import pairs_of
-from minimind.data.duplicates import Duplicates, clusters, find_duplicates
-from minimind.data.folding import content_keys, fold
-from minimind.data.groups import Groups
+from minimind.data.deduplication import candidates
+from minimind.data.deduplication.candidates import pairs_of
+from minimind.data.deduplication.duplicates import Duplicates, clusters, find_duplicates
+from minimind.data.deduplication.folding import content_keys, fold
+from minimind.data.deduplication.groups import Groups
+from minimind.data.deduplication.signatures import SHINGLE, signatures
+from minimind.data.deduplication.similarity import TextStore, jaccards
 from minimind.data.rules.texts import Texts
-from minimind.data.signatures import SHINGLE, signatures
-from minimind.data.similarity import TextStore, jaccards
 from minimind.errors import DataError
 
 HAN = (
@@ -160,7 +160,7 @@ def test_both_halves_of_a_key_must_be_equal(tmp_path):
 
 def test_more_rows_than_can_be_numbered_are_refused(tmp_path, monkeypatch):
     """A pair of rows is packed into 64 bits; beyond, rows would be mistaken for others."""
-    monkeypatch.setattr("minimind.data.duplicates.MAX_ROWS", 2)
+    monkeypatch.setattr("minimind.data.deduplication.duplicates.MAX_ROWS", 2)
     with pytest.raises(DataError, match="3 rows are more than the 2"):
         find(tmp_path, ["a", "b", "c"])
 

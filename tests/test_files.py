@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimind.data import files
-from minimind.data.files import Block, file_kind, find_all, find_files, line_ranges, open_raw, read_blocks
+from minimind.data.reading import files
+from minimind.data.reading.files import Block, file_kind, find_all, find_files, line_ranges, open_raw, read_blocks
 from minimind.errors import ConfigError, MissingError
 
 SETTLED = settings(deadline=None, derandomize=True, max_examples=150)

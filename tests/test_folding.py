@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimind.data import folding
-from minimind.data.folding import blocks, content_keys, fold, fold_table
+from minimind.data.deduplication import folding
+from minimind.data.deduplication.folding import blocks, content_keys, fold, fold_table
 from minimind.data.rules.texts import Texts
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from minimind.data.foreign import guess_encoding, refuse_foreign
+from minimind.data.reading.foreign import guess_encoding, refuse_foreign
 from minimind.errors import DataError
 
 ROWS = [{"text": f"document number {number}"} for number in range(5)]

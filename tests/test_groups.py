@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minimind.data.groups import BYTES_PER_ROW, Spill, equal_groups
+from minimind.data.deduplication.groups import BYTES_PER_ROW, Spill, equal_groups
 
 
 def grouped(keys: np.ndarray, cuts: int, directory, *, memory_bytes: int) -> list[list[int]]:

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from minimind.data.files import open_raw
-from minimind.data.hub import hub_address, hub_files, hub_rows
+from minimind.data.reading.files import open_raw
+from minimind.data.reading.hub import hub_address, hub_files, hub_rows
 from minimind.data.spec import load_spec
 from minimind.errors import ConfigError, MissingError
 from minimind.runtime import CHECKOUT
@@ -191,10 +191,11 @@ ASK = """
 import json, sys
 from pathlib import Path
 from minimind.artifact import Store
-from minimind.data.files import open_raw
-from minimind.data.hub import hub_files
-from minimind.data.locations import remote_digest, remote_size
-from minimind.data.sources import INGEST, IngestConfig, SourceConfig
+from minimind.data.reading.files import open_raw
+from minimind.data.reading.hub import hub_files
+from minimind.data.reading.locations import remote_digest, remote_size
+from minimind.data.reading.ingest import INGEST
+from minimind.data.reading.sources import IngestConfig, SourceConfig
 from minimind.errors import MiniMindError
 from minimind.stage import build
 

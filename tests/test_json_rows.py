@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimind.data.json_rows import LineIndex, flat_texts, is_utf8
+from minimind.data.reading.json_rows import LineIndex, flat_texts, is_utf8
 
 SETTLED = settings(deadline=None, derandomize=True, max_examples=300)
 PIECES = (b'"', b"\\", b"\n", b"\r", b"{", b"a", b" ", "字".encode(), b"\xff", b"\0", b"\t", b"u")

@@ -12,8 +12,8 @@ from typing import Any
 import fsspec
 import pytest
 
-from minimind.data import remote
-from minimind.data.locations import find_remote, is_remote, open_remote, remote_digest, remote_size
+from minimind.data.reading import remote
+from minimind.data.reading.locations import find_remote, is_remote, open_remote, remote_digest, remote_size
 from minimind.errors import ConfigError, MissingError, ServiceError
 
 DATA = random.Random(0).randbytes(1_000_000)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimind.data.checking import Form, check_block
-from minimind.data.files import Block
-from minimind.data.json_rows import LineIndex
-from minimind.data.plain_chats import plain_chats
+from minimind.data.reading.checking import Form, check_block
+from minimind.data.reading.files import Block
+from minimind.data.reading.json_rows import LineIndex
+from minimind.data.reading.plain_chats import plain_chats
 
 SETTLED = settings(deadline=None, derandomize=True, max_examples=300)
 CONTENT = st.sampled_from(["", " ", "a", "字", '"', "\\", "\n", "\0", "\ud83d", "x"]) | st.none() | st.integers()

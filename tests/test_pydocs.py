@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from minimind.data import docstrings, examples, facts, probe, pydocs, sentences
-from minimind.data.docstrings import Entry
 from minimind.data.documents import RowKind, check_row
+from minimind.data.python_docs import docstrings, examples, facts, probe, pydocs, sentences
+from minimind.data.python_docs.docstrings import Entry
 
 FEW = ("json", "statistics", "textwrap", "heapq", "builtins")
 KINDS: tuple[RowKind, ...] = ("pretrain", "chat", "preference")

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from minimind.data import readers, tables
-from minimind.data.checking import Checked, Form
-from minimind.data.files import FileKind, Part
-from minimind.data.readers import DocumentCut, check_part, cut_file, share_out
+from minimind.data.reading import readers, tables
+from minimind.data.reading.checking import Checked, Form
+from minimind.data.reading.files import FileKind, Part
+from minimind.data.reading.readers import DocumentCut, check_part, cut_file, share_out
 from minimind.errors import DataError
 
 FORM = Form(rows="pretrain")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from minimind.data.documents import check_row
+from minimind.data.reading.strict_json import read_json
 from minimind.data.spec import load_spec
-from minimind.data.strict_json import read_json
 
 SAMPLES = Path(__file__).resolve().parents[1] / "data_specs" / "samples" / "chat.jsonl"
 OPERATORS = {"+": operator.add, "-": operator.sub, "×": operator.mul, "÷": operator.truediv}

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimind.data.documents import RowKind, check_row
-from minimind.data.shapes import FIELDS, Shape, convert, recognise
-from minimind.data.strict_json import Reason, RowError
+from minimind.data.reading.shapes import FIELDS, Shape, convert, recognise
+from minimind.data.reading.strict_json import Reason, RowError
 
 SETTLED = settings(deadline=None, derandomize=True)
 CALL = {"name": "get_weather", "arguments": {"city": "济南"}}

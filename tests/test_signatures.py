@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimind.data.folding import fold
+from minimind.data.deduplication.folding import fold
+from minimind.data.deduplication.signatures import BINS, SHINGLE, band_keys, bands, shingle_sets, signatures
 from minimind.data.rules.texts import Texts
-from minimind.data.signatures import BINS, SHINGLE, band_keys, bands, shingle_sets, signatures
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=30)
 

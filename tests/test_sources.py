@@ -21,10 +21,11 @@ from pyarrow import parquet
 from pydantic import ValidationError
 
 from minimind.artifact import Artifact, Store
-from minimind.data import checking, files, readers, sources
 from minimind.data.ledger import Ledger
+from minimind.data.reading import checking, files, readers
+from minimind.data.reading.ingest import INGEST, read_piece
+from minimind.data.reading.sources import IngestConfig, SourceConfig, content_digests
 from minimind.data.shards import read_rows
-from minimind.data.sources import INGEST, IngestConfig, SourceConfig, content_digests, read_piece
 from minimind.errors import DataError, MissingError
 from minimind.fingerprint import explain
 from minimind.stage import build
@@ -413,8 +414,9 @@ def test_what_is_read_does_not_depend_on_how_it_was_cut(
 KILLED = """
 import sys
 from minimind.artifact import Store
-from minimind.data import readers
-from minimind.data.sources import INGEST, IngestConfig
+from minimind.data.reading import readers
+from minimind.data.reading.ingest import INGEST
+from minimind.data.reading.sources import IngestConfig
 from minimind.stage import build
 from pathlib import Path
 
@@ -445,7 +447,7 @@ def test_a_killed_run_goes_on_from_its_finished_pieces(
         begun.append(out_dir.stem)
         read_piece(job, out_dir, advance)
 
-    monkeypatch.setattr(sources, "read_piece", counted)
+    monkeypatch.setattr("minimind.data.reading.ingest.read_piece", counted)
     resumed, reused = build(INGEST, many_pieces.replace(workers=1), {}, store=Store(home))
     assert not reused and begun and not finished & set(begun)
     assert files_of(resumed) == files_of(calm)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from minimind.data import spec as data_spec
-from minimind.data.sources import content_digests
+from minimind.data.reading.sources import content_digests
 from minimind.data.spec import clean_config, ingest_config, kinds, load_spec, shard_config
 from minimind.errors import ConfigError, MissingError
 from minimind.runtime import CHECKOUT

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimind.data.json_rows import LineIndex
-from minimind.data.strict_json import DOUBT, MAX_DEPTH, RowError, quick_json, read_json
+from minimind.data.reading.json_rows import LineIndex
+from minimind.data.reading.strict_json import DOUBT, MAX_DEPTH, RowError, quick_json, read_json
 
 SETTLED = settings(deadline=None, derandomize=True, max_examples=300)
 NUMBERS = st.one_of(

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from minimind.data.checking import Form, check_block
 from minimind.data.documents import RowKind
-from minimind.data.files import Block
+from minimind.data.reading.checking import Form, check_block
+from minimind.data.reading.files import Block
+from minimind.data.reading.tally import Tally, measure
 from minimind.data.shards import content_bytes
-from minimind.data.tally import Tally, measure
 
 USER = {"role": "user", "content": "问题 question"}
 ANSWER = {"role": "assistant", "content": "答案", "reasoning_content": "因为", "tool_calls": '[{"name": "f"}]'}

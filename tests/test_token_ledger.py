@@ -17,9 +17,10 @@ from minimind.artifact import Artifact, Store, open_artifact
 from minimind.cli import app
 from minimind.data.cleaning import CLEAN, CleanConfig
 from minimind.data.dropped import DROPPED_FILE
+from minimind.data.reading.ingest import INGEST
+from minimind.data.reading.sources import IngestConfig, SourceConfig
 from minimind.data.sharding import SHARD, ShardConfig
 from minimind.data.shards import read_rows, write_rows
-from minimind.data.sources import INGEST, IngestConfig, SourceConfig
 from minimind.errors import MissingError
 from minimind.model.config import ModelConfig
 from minimind.stage import build

@@ -14,9 +14,10 @@ from minimind.artifact import Artifact, Store
 from minimind.cli import app
 from minimind.data.cleaning import CLEAN, CleanConfig
 from minimind.data.documents import RowKind
+from minimind.data.reading.ingest import INGEST
+from minimind.data.reading.sources import IngestConfig, SourceConfig
 from minimind.data.sharding import SHARD, ShardConfig
 from minimind.data.shards import read_rows
-from minimind.data.sources import INGEST, IngestConfig, SourceConfig
 from minimind.errors import ConfigError, MissingError
 from minimind.model.config import ModelConfig
 from minimind.stage import build

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 import zstandard
 
-from minimind.data import unpacking
-from minimind.data.unpacking import Unpacked
+from minimind.data.reading import unpacking
+from minimind.data.reading.unpacking import Unpacked
 from minimind.errors import DataError
 
 LINES = b'{"text": "hello"}\n' * 20_000

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from minimind.data import readers
-from minimind.data import validate as validation
-from minimind.data.strict_json import Reason
-from minimind.data.validate import ValidateSummary, checked_files, place_files, validate
+from minimind.data.reading import readers
+from minimind.data.reading import validate as validation
+from minimind.data.reading.strict_json import Reason
+from minimind.data.reading.validate import ValidateSummary, checked_files, place_files, validate
 from minimind.errors import ConfigError, DataError, MissingError
 
 GOOD = b'{"text": "document number 1", "url":"x" }\n'
@@ -275,7 +275,7 @@ def test_a_kill_leaves_nothing_that_the_next_run_does_not_clear(tmp_path: Path):
     """Killed in the middle, the output directory is as it was, and the scratch beside it goes the next time."""
     (tmp_path / "a.jsonl").write_bytes(GOOD * 3)
     code = (
-        "import sys, time; from pathlib import Path; from minimind.data import validate as v\n"
+        "import sys, time; from pathlib import Path; from minimind.data.reading import validate as v\n"
         "v.place_files = lambda made, out: (print(made, flush=True), time.sleep(60))\n"
         "v.validate([sys.argv[1]], 'pretrain', Path(sys.argv[2]))"
     )

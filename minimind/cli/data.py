@@ -52,7 +52,7 @@ def validate(
 
     Example: `minimind data validate my.jsonl.gz --kind chat --out checked`
     """
-    from minimind.data.validate import validate as check
+    from minimind.data.reading.validate import validate as check
 
     done = check(paths, kind, out, shape=shape, workers=workers)
     if as_json:
@@ -126,7 +126,7 @@ def report(
     Examples: `minimind data report`, `minimind data report --kind chat`, `minimind data report cleaned/`
     """
     from minimind.data.ledger import Ledger
-    from minimind.data.report import read_report_text, report_of
+    from minimind.data.reports.report import read_report_text, report_of
 
     place = directory or _newest_clean(kind)
     page = report_of(place)

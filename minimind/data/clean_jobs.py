@@ -18,10 +18,11 @@ import pyarrow as pa
 from minimind.config import WHERE, Config
 from minimind.data.arrays import booleans, int64s, strings
 from minimind.data.booking import Book, Fates, content_texts
+from minimind.data.deduplication.duplicates import NONE, Duplicates
+from minimind.data.deduplication.folding import content_keys, fold
+from minimind.data.deduplication.signatures import signatures
 from minimind.data.documents import SCHEMAS, RowKind
 from minimind.data.dropped import ChangeLog, DropLog
-from minimind.data.duplicates import NONE, Duplicates
-from minimind.data.folding import content_keys, fold
 from minimind.data.judgement import Verdicts, judge
 from minimind.data.ledger import Ledger
 from minimind.data.memory import keep_freed_memory
@@ -29,7 +30,6 @@ from minimind.data.pieces import Advance
 from minimind.data.rules.settings import CleanRules
 from minimind.data.rules.texts import Texts
 from minimind.data.shards import RowWriter, bytes_of_rows, read_file
-from minimind.data.signatures import signatures
 
 ROWS_FILE, KEYS_FILE, SIGNATURES_FILE, CLOCK_FILE = "rows.arrow", "keys.npy", "signatures.npy", "clock.json"
 _FOUND_ARRAYS = ("exact_of", "near_of", "jaccard")

@@ -35,14 +35,14 @@ from minimind.data.clean_jobs import (
     told_column,
     write_found,
 )
+from minimind.data.deduplication.duplicates import Duplicates, clusters, find_duplicates
+from minimind.data.deduplication.similarity import TextStore
 from minimind.data.dropped import CHANGED_FILE, DROPPED_FILE
-from minimind.data.duplicates import Duplicates, clusters, find_duplicates
 from minimind.data.ledger import MEMBERS_SHOWN, READ_LEDGER_FILE, Ledger
 from minimind.data.pieces import build_pieces, enough_workers, join_files, taken_apart
-from minimind.data.report import write_report
+from minimind.data.reports.report import write_report
 from minimind.data.rules.contamination import evaluation_digests
 from minimind.data.shards import ROWS_DIR, gather_parts
-from minimind.data.similarity import TextStore
 from minimind.errors import DataError
 from minimind.events import EVENTS_FILE, EventWriter
 from minimind.stage import Stage

@@ -34,7 +34,7 @@ import msgspec
 import pyarrow as pa
 import xxhash
 
-from minimind.data.strict_json import RowError
+from minimind.data.reading.strict_json import RowError
 
 RowKind = Literal["pretrain", "chat", "preference", "prompt"]
 Row = dict[str, Any]

@@ -14,11 +14,11 @@ from minimind import runtime
 from minimind.config import WHERE, Config, nearest, read_toml
 from minimind.data.cleaning import CleanConfig
 from minimind.data.documents import RowKind
-from minimind.data.locations import is_remote
+from minimind.data.reading.locations import is_remote
+from minimind.data.reading.sources import IngestConfig, SourceConfig
 from minimind.data.rules.settings import CleanRules
 from minimind.data.sharding import ShardConfig
 from minimind.data.shards import SHARD_BYTES
-from minimind.data.sources import IngestConfig, SourceConfig
 from minimind.errors import ConfigError, MissingError
 
 

@@ -19,15 +19,16 @@ from minimind.config import Config
 from minimind.data.cleaning import CLEAN, CleanConfig
 from minimind.data.documents import CONTENT, RowKind
 from minimind.data.dropped import CHANGED_FILE, DROPPED_FILE
-from minimind.data.files import file_kind
 from minimind.data.ledger import LEDGER_FILE, READ_LEDGER_FILE
-from minimind.data.locations import is_remote
-from minimind.data.report import HTML_FILE, MARKDOWN_FILE
+from minimind.data.reading.files import file_kind
+from minimind.data.reading.ingest import INGEST
+from minimind.data.reading.locations import is_remote
+from minimind.data.reading.shapes import Shape
+from minimind.data.reading.sources import IngestConfig, SourceConfig
+from minimind.data.reading.validate import KEPT_FILE, place_files, scratch_beside
+from minimind.data.reports.report import HTML_FILE, MARKDOWN_FILE
 from minimind.data.rules.settings import CleanRules
-from minimind.data.shapes import Shape
 from minimind.data.shards import ROWS_DIR, read_batches
-from minimind.data.sources import INGEST, IngestConfig, SourceConfig
-from minimind.data.validate import KEPT_FILE, place_files, scratch_beside
 from minimind.stage import build
 
 

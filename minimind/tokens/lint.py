@@ -17,12 +17,12 @@ import numpy as np
 
 from minimind.artifact import MANIFEST_FILE, Artifact, open_artifact
 from minimind.data.documents import CONTENT, RowKind
-from minimind.data.files import find_all
-from minimind.data.readers import cut_file, read_part
-from minimind.data.shapes import Shape
+from minimind.data.reading.files import find_all
+from minimind.data.reading.readers import cut_file, read_part
+from minimind.data.reading.shapes import Shape
+from minimind.data.reading.strict_json import RowError, read_json
+from minimind.data.reading.validate import checked_files
 from minimind.data.shards import ROWS_DIR, read_batches
-from minimind.data.strict_json import RowError, read_json
-from minimind.data.validate import checked_files
 from minimind.errors import ArtifactError, DataError, MissingError
 from minimind.tokens.chat import render, render_prompt
 from minimind.tokens.lint_rows import RowRules

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minimind.data.documents import RowKind
-from minimind.data.tally import FEW_ROWS
+from minimind.data.reading.tally import FEW_ROWS
 from minimind.tokens.lint_answers import Answers
 from minimind.tokens.lint_rules import Findings, Place
 from minimind.tokens.vocabulary import SPECIAL_TOKENS, THINK

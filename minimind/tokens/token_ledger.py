@@ -21,8 +21,8 @@ from minimind.artifact import Artifact
 from minimind.data.documents import CONTENT
 from minimind.data.dropped import DROPPED_FILE
 from minimind.data.ledger import Ledger
+from minimind.data.reading.tally import CHECK
 from minimind.data.shards import ROWS_DIR
-from minimind.data.tally import CHECK
 from minimind.errors import MissingError
 from minimind.tokens.token_ledger_books import Account, Books, TokenLedger, TrainingAccount
 from minimind.tokens.token_ledger_counts import (

@@ -14,8 +14,8 @@ import numpy as np
 
 from minimind.data.booking import source_names
 from minimind.data.documents import RowKind
+from minimind.data.reading.tally import measure
 from minimind.data.shards import read_batches
-from minimind.data.tally import measure
 from minimind.tokens.batches import PairBatches, RowBatches
 from minimind.tokens.token_set import TokenSet
 from minimind.tokens.trace_pieces import Labels, count_batches, in_an_epoch, in_steps

@@ -25,8 +25,8 @@ from minimind.data.booking import content_text, source_names
 from minimind.data.documents import CONTENT, RowKind
 from minimind.data.dropped import DropLog
 from minimind.data.pieces import Advance
+from minimind.data.reading.tally import measure
 from minimind.data.shards import content_bytes
-from minimind.data.tally import measure
 from minimind.errors import ArtifactError
 from minimind.runtime import write_json
 from minimind.tokens.chat import render_batch, render_prompt

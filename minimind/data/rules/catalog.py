@@ -2,7 +2,7 @@
 
 A new rule is a module beside this one with one function `(texts, settings) -> outcomes`, a switch in
 `settings` and a line here. Repairs come first, so that the filters judge what would be kept; rules that need
-to see other rows, exact and near duplicates, are `minimind.data.duplicates`.
+to see other rows, exact and near duplicates, are `minimind.data.deduplication.duplicates`.
 """
 
 from minimind.data.rules.boilerplate import strip_boilerplate

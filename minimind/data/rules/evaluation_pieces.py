@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from minimind.data.folding import blocks, fold_table
+from minimind.data.deduplication.folding import blocks, fold_table
 from minimind.data.rules.texts import Texts
 
 BLOCK = 1 << 16

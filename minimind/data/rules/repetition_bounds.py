@@ -21,7 +21,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from minimind.data.folding import blocks
+from minimind.data.deduplication.folding import blocks
 from minimind.data.rules.characters import CharClass, kinds_of
 from minimind.data.rules.length import LETTERS
 from minimind.data.rules.settings import CleanRules

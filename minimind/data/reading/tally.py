@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 
 from minimind.data.arrays import Ints
-from minimind.data.checking import BadRow, Checked, Form
 from minimind.data.columns import text_bytes, text_characters
 from minimind.data.documents import RowKind
-from minimind.data.foreign import guess_encoding
 from minimind.data.ledger import Ledger, length_bucket
-from minimind.data.shapes import recognise
-from minimind.data.strict_json import RowError, read_json
+from minimind.data.reading.checking import BadRow, Checked, Form
+from minimind.data.reading.foreign import guess_encoding
+from minimind.data.reading.shapes import recognise
+from minimind.data.reading.strict_json import RowError, read_json
 
 CHECK = "check"
 """The rule that a row which cannot be used has met."""

@@ -10,8 +10,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
-from minimind.data.checking import Checked, Form, RawRow, check_block, check_rows
-from minimind.data.files import (
+from minimind.data.memory import keep_freed_memory
+from minimind.data.reading.checking import Checked, Form, RawRow, check_block, check_rows
+from minimind.data.reading.files import (
     BLOCK_BYTES,
     MAX_ROW_BYTES,
     PACKED_RATIO,
@@ -23,15 +24,14 @@ from minimind.data.files import (
     open_raw,
     read_blocks,
 )
-from minimind.data.foreign import HEAD_BYTES, refuse_foreign
-from minimind.data.locations import is_remote, remote_size
-from minimind.data.memory import keep_freed_memory
-from minimind.data.strict_json import RowError, read_text
-from minimind.data.tables import as_json, table_parts, table_rows
-from minimind.data.unpacking import Unpacked, packing_of
+from minimind.data.reading.foreign import HEAD_BYTES, refuse_foreign
+from minimind.data.reading.locations import is_remote, remote_size
+from minimind.data.reading.strict_json import RowError, read_text
+from minimind.data.reading.tables import as_json, table_parts, table_rows
+from minimind.data.reading.unpacking import Unpacked, packing_of
 
 if TYPE_CHECKING:
-    from minimind.data.sources import SourceConfig
+    from minimind.data.reading.sources import SourceConfig
 
 PASSAGE_CHARACTERS = 1000
 """A passage of a text file ends at the first blank line after so many: enough context, many documents."""
@@ -105,7 +105,7 @@ def check_part(part: Part, form: Form, advance: Advance, *, source: str, documen
 
 def read_hub(source: "SourceConfig") -> Iterator[list[RawRow]]:
     """Rows of a hub data set as `datasets` reads them, for formats that we have no reader for."""
-    from minimind.data.hub import hub_rows
+    from minimind.data.reading.hub import hub_rows
 
     rows = hub_rows(str(source.dataset), split=source.split, revision=source.revision)
     return _in_lists(RawRow(number, row, as_json(row)) for number, row in enumerate(rows, 1))
@@ -113,7 +113,7 @@ def read_hub(source: "SourceConfig") -> Iterator[list[RawRow]]:
 
 def read_pydocs(source: "SourceConfig") -> Iterator[tuple[str, list[RawRow]]]:
     """Rows of Python's documentation, module by module, and the module's name."""
-    from minimind.data import pydocs
+    from minimind.data.python_docs import pydocs
 
     values = pydocs.rows(source.rows, source.packages)
     for group, rows in groupby(values, key=lambda value: str(value["group"])):

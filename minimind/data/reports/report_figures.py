@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from minimind.data.ledger import Ledger
-from minimind.data.report_examples import Cluster, Example, clusters_of, examples_of
-from minimind.data.report_rules import cleaning_order, rule_order
+from minimind.data.reports.report_examples import Cluster, Example, clusters_of, examples_of
+from minimind.data.reports.report_rules import cleaning_order, rule_order
 
 SOURCES_SHOWN = 40
 LANGUAGES_SHOWN = 8

@@ -20,11 +20,11 @@ from minimind.config import Config
 from minimind.data.arrays import Ints, int64s, strings
 from minimind.data.columns import content_columns, row_batch, strings_of_one_length
 from minimind.data.documents import Row, RowKind, check_row, id_seed
-from minimind.data.files import MAX_ROW_BYTES, Block
-from minimind.data.json_rows import FlatTexts, LineIndex, flat_texts
-from minimind.data.plain_chats import PlainChats, plain_chats
-from minimind.data.shapes import Shape, convert
-from minimind.data.strict_json import DOUBT, Reason, RowError, quick_json, read_json
+from minimind.data.reading.files import MAX_ROW_BYTES, Block
+from minimind.data.reading.json_rows import FlatTexts, LineIndex, flat_texts
+from minimind.data.reading.plain_chats import PlainChats, plain_chats
+from minimind.data.reading.shapes import Shape, convert
+from minimind.data.reading.strict_json import DOUBT, Reason, RowError, quick_json, read_json
 
 LONG_ROW_KEPT = 1 << 16
 """Bytes of a row beyond MAX_ROW_BYTES that go to the drop log."""

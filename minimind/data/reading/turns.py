@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minimind.data.documents import field, json_text, type_name
-from minimind.data.strict_json import RowError, read_json
+from minimind.data.reading.strict_json import RowError, read_json
 
 Turn = dict[str, Any]
 

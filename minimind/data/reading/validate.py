@@ -22,14 +22,14 @@ import msgspec
 import psutil
 
 from minimind.config import Config
-from minimind.data.checking import Checked, Form
 from minimind.data.documents import RowKind
 from minimind.data.dropped import DROPPED_FILE
-from minimind.data.files import Part, find_all
 from minimind.data.pieces import Advance, build_pieces, enough_workers, join_files
-from minimind.data.readers import check_part, cut_file, share_out
-from minimind.data.shapes import Shape
-from minimind.data.tally import Tally, shown
+from minimind.data.reading.checking import Checked, Form
+from minimind.data.reading.files import Part, find_all
+from minimind.data.reading.readers import check_part, cut_file, share_out
+from minimind.data.reading.shapes import Shape
+from minimind.data.reading.tally import Tally, shown
 from minimind.errors import ConfigError, DataError
 
 KEPT_FILE = "kept.jsonl"

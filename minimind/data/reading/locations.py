@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import unquote
 
-from minimind.data.remote import file_system, is_http, retried, shown, wait_or_raise
+from minimind.data.reading.remote import file_system, is_http, retried, shown, wait_or_raise
 from minimind.errors import ConfigError, MissingError, ServiceError
 
 BUFFER_BYTES = 1 << 20

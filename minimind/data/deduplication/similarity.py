@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from minimind.data.folding import fold
+from minimind.data.deduplication.folding import fold
+from minimind.data.deduplication.signatures import shingle_sets
 from minimind.data.rules.texts import Texts
-from minimind.data.signatures import shingle_sets
 from minimind.errors import DataError
 from minimind.workers import map_jobs
 

@@ -16,8 +16,8 @@ from minimind import runtime
 from minimind.artifact import MANIFEST_FILE, open_artifact
 from minimind.data.ledger import LEDGER_FILE, READ_LEDGER_FILE, Ledger
 from minimind.data.pages import template
-from minimind.data.report_figures import Figures, figures_of
-from minimind.data.report_rules import ABOUT
+from minimind.data.reports.report_figures import Figures, figures_of
+from minimind.data.reports.report_rules import ABOUT
 from minimind.errors import MissingError
 
 HTML_FILE, MARKDOWN_FILE = "report.html", "report.md"

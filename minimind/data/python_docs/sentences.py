@@ -10,7 +10,7 @@ Not covered: other languages than English, and anything after the first sentence
 import re
 from functools import cache
 
-from minimind.data.docstrings import Entry
+from minimind.data.python_docs.docstrings import Entry
 
 MIN_CHARACTERS, MAX_CHARACTERS = 10, 160
 """A sentence below says nothing; one above is more than a short answer (about 40 tokens)."""

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from minimind.config import Config
-from minimind.data.locations import find_remote, is_remote, open_remote
-from minimind.data.remote import shown
-from minimind.data.unpacking import Unpacked
+from minimind.data.reading.locations import find_remote, is_remote, open_remote
+from minimind.data.reading.remote import shown
+from minimind.data.reading.unpacking import Unpacked
 from minimind.errors import ConfigError, MissingError
 
 FileKind = Literal["jsonl", "text", "parquet", "arrow"]

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from minimind.data.difference import Piece, difference
 from minimind.data.ledger import Ledger
-from minimind.data.report_rules import rule_order
+from minimind.data.reports.difference import Piece, difference
+from minimind.data.reports.report_rules import rule_order
 
 ANCHOR_CHARACTERS = 20
 """Equal text of this length before a difference says that both texts ran side by side up to there."""

@@ -2,10 +2,10 @@
 
 Python modules are read by syntax tree and never imported, so reading has no side effects and does
 not care whether a module would run here. Compiled modules (`builtins`, `math`, `itertools`, …)
-have no source: `minimind.data.probe` asks a child process for theirs. The long reference texts come
+have no source: `minimind.data.python_docs.probe` asks a child process for theirs. The long reference texts come
 from `pydoc_data/topics.py`, read by syntax tree too.
 Order is that of the paths and of the definitions in a file, so two readings give the same entries.
-Not here: what rows are made of the entries (`minimind.data.facts`, `minimind.data.pydocs`).
+Not here: what rows are made of the entries (`minimind.data.python_docs.facts`, `minimind.data.python_docs.pydocs`).
 """
 
 import ast
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from minimind.data import probe
+from minimind.data.python_docs import probe
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from typing import TypeVar
 
 import xxhash
 
-from minimind.data.docstrings import Entry
-from minimind.data.examples import Fact
-from minimind.data.sentences import predicate, sentence, summary
+from minimind.data.python_docs.docstrings import Entry
+from minimind.data.python_docs.examples import Fact
+from minimind.data.python_docs.sentences import predicate, sentence, summary
 
 T = TypeVar("T")
 

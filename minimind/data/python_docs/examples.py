@@ -2,7 +2,7 @@
 
 A docstring's examples are cut into snippets that stand for themselves: one line, with the lines
 before it that define what it uses. Only snippets that are short, say what they show on one line,
-and touch nothing but values are run; `minimind.data.probe` runs them and decides.
+and touch nothing but values are run; `minimind.data.python_docs.probe` runs them and decides.
 Not covered: examples that show tracebacks, sets (their order is not fixed) or memory addresses.
 """
 
@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from minimind.data import probe
-from minimind.data.docstrings import Entry
+from minimind.data.python_docs import probe
+from minimind.data.python_docs.docstrings import Entry
 
 _SAFE_LIST = """
 array ast base64 binascii bisect builtins calendar cmath collections colorsys copy dataclasses datetime decimal

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from minimind.data.groups import MAX_PARTS, Groups, Spill, equal_groups
-from minimind.data.signatures import BINS, band_keys, bands
+from minimind.data.deduplication.groups import MAX_PARTS, Groups, Spill, equal_groups
+from minimind.data.deduplication.signatures import BINS, band_keys, bands
 
 HOT_FIRST, HOT_BEFORE = 32, 8
 """So all pairs of groups of up to 41 rows."""

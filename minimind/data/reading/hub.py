@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minimind.data.files import FileKind, find_files, kind_by_name, open_raw
-from minimind.data.remote import reason_of, status_of
+from minimind.data.reading.files import FileKind, find_files, kind_by_name, open_raw
+from minimind.data.reading.remote import reason_of, status_of
 from minimind.errors import ConfigError, MiniMindError, MissingError
 
 _ON_HUB = re.compile(r"hf://datasets/[^@]+@[^/]+/")

@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from minimind.data.arrays import Bools, Bytes, Ints
-from minimind.data.json_escapes import meanings, replaced, unescaped
-from minimind.data.strict_json import DOUBT, quick_json
+from minimind.data.reading.json_escapes import meanings, replaced, unescaped
+from minimind.data.reading.strict_json import DOUBT, quick_json
 
 _NEWLINE, _RETURN, _SPACE, _QUOTE, _BACKSLASH = b'\n\r "\\'
 _MARK = 0xEF

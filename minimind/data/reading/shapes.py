@@ -23,8 +23,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from minimind.data.documents import RowKind, field, type_name
-from minimind.data.strict_json import RowError
-from minimind.data.turns import Turn, begins_with_answer, openai_turns, raw_turns, sharegpt_turns, with_head
+from minimind.data.reading.strict_json import RowError
+from minimind.data.reading.turns import Turn, begins_with_answer, openai_turns, raw_turns, sharegpt_turns, with_head
 
 Shape = Literal["minimind", "alpaca", "sharegpt", "messages"]
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from minimind.data.arrays import Ints
 from minimind.data.columns import message_lists
 from minimind.data.documents import is_plain_order, row_id
-from minimind.data.json_rows import LineIndex
+from minimind.data.reading.json_rows import LineIndex
 
 _TURN_QUOTES, _ROW_QUOTES = 8, 2
 """Of two keys and two strings; of the key of the list. A field more, or one that stands twice, makes more of them."""

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from minimind.data.checking import RawRow
-from minimind.data.files import BUFFER_BYTES, PACKED_RATIO, PIECE_BYTES, Part, open_raw
-from minimind.data.locations import is_remote
-from minimind.data.strict_json import RowError
+from minimind.data.reading.checking import RawRow
+from minimind.data.reading.files import BUFFER_BYTES, PACKED_RATIO, PIECE_BYTES, Part, open_raw
+from minimind.data.reading.locations import is_remote
+from minimind.data.reading.strict_json import RowError
 from minimind.errors import DataError, MissingError
 
 _ROWS_AT_ONCE = 512

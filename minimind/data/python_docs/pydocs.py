@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, groupby
 from typing import Any, Literal
 
-from minimind.data import docstrings, examples, facts
-from minimind.data.docstrings import Entry
 from minimind.data.documents import RowKind
+from minimind.data.python_docs import docstrings, examples, facts
+from minimind.data.python_docs.docstrings import Entry
 
 logger = logging.getLogger(__name__)
 

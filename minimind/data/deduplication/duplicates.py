@@ -27,9 +27,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from minimind.data.candidates import MAX_ROWS, find_candidates
-from minimind.data.groups import equal_groups
-from minimind.data.similarity import TextStore, jaccards
+from minimind.data.deduplication.candidates import MAX_ROWS, find_candidates
+from minimind.data.deduplication.groups import equal_groups
+from minimind.data.deduplication.similarity import TextStore, jaccards
 from minimind.errors import DataError
 
 NONE = -1

@@ -21,7 +21,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from minimind.data.folding import Folded, blocks
+from minimind.data.deduplication.folding import Folded, blocks
 
 SHINGLE = 5
 """Characters: about an English word, two or three Chinese ones."""

@@ -1,0 +1,1 @@
+"""Exact and near duplicates: what two texts must share, candidates, proof, and who stays."""

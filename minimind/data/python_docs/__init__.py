@@ -1,0 +1,1 @@
+"""The embedded default: rows made of the documentation that every Python has."""

@@ -1,0 +1,1 @@
+"""What became of every row, as a page and a summary."""
