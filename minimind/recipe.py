@@ -21,7 +21,8 @@ from minimind.tokens.fitting import TooLong
 from minimind.tokens.foreign_tokenizer import open_foreign
 from minimind.tokens.tokenizer_training import TokenizerConfig
 from minimind.tokens.tokenizing import TokensConfig
-from minimind.train.config import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainConfig
+from minimind.train.config import TrainConfig
+from minimind.train.stage_configs import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, SftConfig
 
 
 class DataSection(Config):

@@ -11,10 +11,10 @@ from minimind.errors import ArtifactError
 from minimind.model.lora import apply_lora
 from minimind.model.transformer import Transformer
 from minimind.train.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
-from minimind.train.config import SftConfig
 from minimind.train.loop import Progress, Training, train
 from minimind.train.objectives import next_token
 from minimind.train.optimizer import LossScale, optimizer_state
+from minimind.train.stage_configs import SftConfig
 
 CONFIG = SftConfig(tokens=1, length=24, batch_tokens=8 * 24, optimizer="muon", warmup_steps=0, log_every=3)
 

@@ -13,7 +13,7 @@ from minimind.artifact import Artifact, Store
 from minimind.data.documents import RowKind
 from minimind.model.config import ModelConfig
 from minimind.stage import build
-from minimind.train.config import DpoConfig, PretrainConfig
+from minimind.train.stage_configs import DpoConfig, PretrainConfig
 from minimind.train.stages import DPO, PRETRAIN
 
 SUM_OF_GRADIENTS = """

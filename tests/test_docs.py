@@ -37,8 +37,9 @@ from minimind.tokens.token_set import TokenSet, TokensInfo
 from minimind.tokens.tokenizer_training import TokenizerConfig
 from minimind.train import objectives
 from minimind.train.checkpoint import Header
-from minimind.train.config import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainConfig
+from minimind.train.config import TrainConfig
 from minimind.train.objectives import Tensors, pair_log_probs
+from minimind.train.stage_configs import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, SftConfig
 from tasks.tracking import Registration
 
 CHECKOUT = Path(__file__).resolve().parents[1]

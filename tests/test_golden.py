@@ -15,10 +15,10 @@ from minimind.events import EVENTS_FILE, EventWriter
 from minimind.model.config import ModelConfig
 from minimind.model.lora import apply_lora
 from minimind.model.transformer import Transformer
-from minimind.train.config import SftConfig
 from minimind.train.loop import Progress, train
 from minimind.train.objectives import distill, dpo, next_token
 from minimind.train.reference import Pairs, references
+from minimind.train.stage_configs import SftConfig
 
 STEPS = 20
 SHOWN = (0, 1, 4, 9, 14, 19)

@@ -19,8 +19,8 @@ from minimind.errors import ConfigError, DataError, StageError
 from minimind.runtime import cpu_count
 from minimind.stage import build
 from minimind.train import launch
-from minimind.train.config import PretrainConfig, SftConfig, TrainRun
 from minimind.train.loop import Stopped
+from minimind.train.stage_configs import PretrainConfig, SftConfig, TrainRun
 from minimind.train.stages import PRETRAIN, SFT
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(99)"

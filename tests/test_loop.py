@@ -14,11 +14,12 @@ from minimind.errors import StageError
 from minimind.events import EVENTS_FILE, EventWriter, read_events
 from minimind.model.transformer import Transformer
 from minimind.tokens.batches import IGNORE, Batch
-from minimind.train.config import SftConfig, TrainConfig
+from minimind.train.config import TrainConfig
 from minimind.train.loop import Progress, Stopped, train
 from minimind.train.objectives import Objective, Sums, Tensors, next_token
 from minimind.train.optimizer import LossScale
 from minimind.train.parallel import GradientSum
+from minimind.train.stage_configs import SftConfig
 
 CONFIG = SftConfig(tokens=1, lr=1e-2, warmup_steps=2, length=24, batch_tokens=8 * 24, micro_tokens=8 * 24, log_every=1)
 

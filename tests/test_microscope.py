@@ -24,8 +24,9 @@ from minimind.tokens.microscope_page import first_steps_page, page_of
 from minimind.tokens.microscope_text import print_view
 from minimind.tokens.token_set import TokenSet
 from minimind.tokens.tokenizer import Tokenizer
-from minimind.train.config import DpoConfig, SftConfig, TrainConfig
+from minimind.train.config import TrainConfig
 from minimind.train.history import training_of, training_to_come
+from minimind.train.stage_configs import DpoConfig, SftConfig
 from minimind.train.stages import SFT
 from tasks.display import Display
 from tasks.recording import FIRST_STEPS_FILE, Recording

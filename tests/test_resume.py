@@ -24,9 +24,10 @@ from minimind.errors import ConfigError
 from minimind.events import EVENTS_FILE, EventWriter, read_events
 from minimind.stage import build
 from minimind.train import job
-from minimind.train.config import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainConfig, TrainRun
+from minimind.train.config import TrainConfig
 from minimind.train.loop import Progress, Training, train
 from minimind.train.reference import REFERENCE_FILE
+from minimind.train.stage_configs import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainRun
 from minimind.train.stages import PRETRAIN
 
 Tokens = dict[RowKind, Artifact]
@@ -216,7 +217,7 @@ def test_the_reference_of_dpo_is_computed_once(
 SCRIPT = """
 import sys
 from pathlib import Path
-from minimind.train.config import TrainRun
+from minimind.train.stage_configs import TrainRun
 from minimind.train.launch import launch
 launch(TrainRun.model_validate_json(Path(sys.argv[1]).read_bytes()))
 """

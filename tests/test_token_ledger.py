@@ -28,8 +28,8 @@ from minimind.tokens.token_ledger import TokenLedger, balance
 from minimind.tokens.token_set import TokenSet
 from minimind.tokens.tokenizing import TOKENS, TokensConfig
 from minimind.tokens.trace_store import by_fingerprint
-from minimind.train.config import PretrainConfig, SftConfig
 from minimind.train.history import trainings
+from minimind.train.stage_configs import PretrainConfig, SftConfig
 
 MODEL = ModelConfig(vocab_size=600, hidden_size=32, num_layers=1, num_heads=2, max_positions=512)
 WEIGHTS = {"twice": 2.5, "half": 0.5}

@@ -28,8 +28,8 @@ from minimind.tokens.trace import TextTrace, trace_text
 from minimind.tokens.trace_corpus import CorpusSplit
 from minimind.tokens.trace_step import trace_step
 from minimind.tokens.trace_store import find_artifact, label_of
-from minimind.train.config import DpoConfig, PretrainConfig, SftConfig
 from minimind.train.history import training_of, trainings
+from minimind.train.stage_configs import DpoConfig, PretrainConfig, SftConfig
 
 MODEL = ModelConfig(vocab_size=600, hidden_size=32, num_layers=1, num_heads=2, max_positions=512)
 

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from training_parts import TINY
 
 from minimind.errors import ConfigError
-from minimind.train.config import DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainConfig, TrainRun
+from minimind.train.config import TrainConfig
+from minimind.train.stage_configs import DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainRun
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
-from minimind.train.config import TrainRun
 from minimind.train.launch import STOPPED_BY_SIGNAL, end_with_parent, record_failure
+from minimind.train.stage_configs import TrainRun
 
 
 def main(run_path: Path) -> int:

@@ -20,8 +20,9 @@ from minimind.errors import ArtifactError, ConfigError, MiniMindError, MissingEr
 from minimind.fingerprint import code_digests
 from minimind.tokens.trace_pieces import Source
 from minimind.tokens.trace_store import TRAININGS, Training, parent
-from minimind.train.config import CONFIGS, TrainConfig
+from minimind.train.config import TrainConfig
 from minimind.train.splits import mixed_input, open_train_split
+from minimind.train.stage_configs import CONFIGS
 
 _DECIDE_ROWS = ("splits", "batches", "shuffle", "packing", "layout", "mixture", "augmentation")
 """Modules that say which rows a step has."""

@@ -29,7 +29,7 @@ import psutil
 from minimind import errors, runtime
 from minimind.config import Config
 from minimind.errors import MiniMindError, StageError
-from minimind.train.config import TrainRun
+from minimind.train.stage_configs import TrainRun
 
 RUN_FILE = "run.json"
 TRAINING_FILE = "training.json"

@@ -21,9 +21,9 @@ from minimind.tokens.token_set import TokensInfo
 from minimind.tokens.tokenizer import Tokenizer
 from minimind.train import throughput
 from minimind.train.checkpoint import CHECKPOINTS_DIR
-from minimind.train.config import LoraConfig, TrainRun
 from minimind.train.loop import Figures, Progress, Training
 from minimind.train.parallel import Ranks
+from minimind.train.stage_configs import LoraConfig, TrainRun
 
 ADAPTER_FILE = "adapter.safetensors"
 ADAPTER_CONFIG_FILE = "adapter.json"

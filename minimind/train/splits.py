@@ -15,7 +15,8 @@ from minimind.tokens.batches import PairBatches, RowBatches, RowSource
 from minimind.tokens.mixture import MixtureBatches
 from minimind.tokens.token_set import TokenSet
 from minimind.tokens.tokenizer import Tokenizer
-from minimind.train.config import SftConfig, StageName, TrainConfig
+from minimind.train.config import StageName, TrainConfig
+from minimind.train.stage_configs import SftConfig
 
 ALLOWED = {"pretrain": ("pretrain",), "dpo": ("preference",)}
 """Stage → kinds of rows that it trains on; the others take chats, and plain text too."""

@@ -10,18 +10,10 @@ from minimind.artifact import Inputs, Summary
 from minimind.errors import ConfigError
 from minimind.stage import Stage
 from minimind.tokens.token_set import TokenSet
-from minimind.train.config import (
-    DistillConfig,
-    DpoConfig,
-    LoraConfig,
-    PretrainConfig,
-    SftConfig,
-    StageName,
-    TrainConfig,
-    TrainRun,
-)
+from minimind.train.config import StageName, TrainConfig
 from minimind.train.launch import RUN_FILE, TRAINING_FILE, launch
 from minimind.train.splits import mixed_input
+from minimind.train.stage_configs import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainRun
 
 
 def pretrain(config: PretrainConfig, inputs: Inputs, out_dir: Path) -> Summary:

@@ -1,0 +1,120 @@
+"""Settings of the five training stages, and the one file a rank reads.
+
+A section of a recipe (`[pretrain]`, `[sft]`, `[dpo]`, `[lora]`, `[distill]`) is one of these classes. Not here: what
+they have in common (`config.py`).
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+
+from minimind.config import Config
+from minimind.model.config import ModelConfig
+from minimind.train.config import Fraction, Positive, Rate, StageName, TrainConfig
+
+
+class PretrainConfig(TrainConfig):
+    """`[pretrain]`: next tokens of plain text, from random weights."""
+
+    model: ModelConfig
+
+
+class SftConfig(TrainConfig):
+    """`[sft]`: the assistant's turns of conversations."""
+
+    own_rows: ClassVar[str] = "chat"
+    lr: Annotated[float, Field(gt=0)] = 5e-4
+    system_prompts: tuple[str, ...] = ()
+    """System turns, one of which is put before a conversation that has none."""
+    system_share: Fraction = 0.0
+    """Share of such conversations that get one, drawn anew every epoch."""
+    empty_think_share: Fraction = 0.0
+    """Share of conversations without reasoning that get an empty `<think>` before their last answer."""
+
+    @model_validator(mode="after")
+    def _prompts_and_share(self) -> Self:
+        if bool(self.system_prompts) != (self.system_share > 0):
+            raise ValueError("`system_prompts` and `system_share` need each other: give both or neither")
+        return self
+
+    @property
+    def augments(self) -> bool:
+        """Whether conversations are changed on their way into a batch."""
+        return self.system_share > 0 or self.empty_think_share > 0
+
+
+class DpoConfig(TrainConfig):
+    """`[dpo]`: chosen over rejected answers, against the model it starts from."""
+
+    own_rows: ClassVar[str] = "preference"
+    lr: Annotated[float, Field(gt=0)] = 1e-5
+    grad_clip: Rate = 0.5
+    weight_decay: Rate = 0.0
+    beta: Annotated[float, Field(gt=0)] = 0.15
+    """How strongly the policy is held to the reference."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """The share of pairs believed to be labelled the wrong way round (Mitchell 2023, conservative DPO)."""
+
+    @model_validator(mode="after")
+    def _only_pairs(self) -> Self:
+        if self.mix:
+            raise ValueError("`mix` is for stages that learn tokens; dpo learns from pairs alone")
+        return self
+
+    @property
+    def item_tokens(self) -> int:
+        return 2 * self.length
+
+    @property
+    def _item(self) -> str:
+        return "pair"
+
+
+class LoraConfig(TrainConfig):
+    """`[lora]`: the objective of `[sft]` on low-rank additions to frozen weights."""
+
+    own_rows: ClassVar[str] = "chat"
+    rank: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """The addition is scaled by `alpha / rank`."""
+    targets: tuple[str, ...] = ("q_proj", "o_proj")
+    """Last parts of the names of the matrices that get an addition."""
+
+
+class DistillConfig(TrainConfig):
+    """`[distill]`: the objective of `[sft]` mixed with a teacher's distribution."""
+
+    own_rows: ClassVar[str] = "chat"
+    lr: Annotated[float, Field(gt=0)] = 5e-4
+    alpha: Fraction = 0.5
+    """Weight of the labels; the rest is the teacher's."""
+    temperature: Annotated[float, Field(gt=0)] = 1.5
+
+
+CONFIGS: dict[str, type[TrainConfig]] = {
+    "pretrain": PretrainConfig,
+    "sft": SftConfig,
+    "dpo": DpoConfig,
+    "lora": LoraConfig,
+    "distill": DistillConfig,
+}
+
+
+class TrainRun(Config):
+    """All that a rank is told: the content of `run.json`."""
+
+    stage: StageName
+    config: SerializeAsAny[TrainConfig]
+    inputs: dict[str, Path]
+    """Input name → directory of the sealed payload."""
+    fingerprints: dict[str, str]
+    """Input name → fingerprint."""
+    out_dir: Path
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _of_the_stage(cls, value: Any, info: ValidationInfo) -> Any:
+        """Read the settings as the stage's own class; the file does not name it twice."""
+        wanted = CONFIGS.get(info.data.get("stage", ""), TrainConfig)
+        return value if isinstance(value, wanted) else wanted.model_validate(value)
