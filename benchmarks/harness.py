@@ -47,13 +47,13 @@ def main(
     given = parser.parse_args()
     path = (given.input or default_input()).resolve()
     if given.variant:
-        print(json.dumps(_measured(variants[given.variant], path)))
+        print(json.dumps(measured(variants[given.variant], path)))
         return
     names = given.only or list(variants)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for _ in range(given.repeats):
         for name in names:
-            runs[name].append(_in_fresh_process(module, name, path))
+            runs[name].append(in_fresh_process(module, name, path))
     _report(module, title, runs, baseline, path)
 
 
@@ -82,7 +82,7 @@ def write_rounds(texts: Sequence[str], path: Path, *, rounds: int) -> None:
                 file.write(json.dumps({"text": "".join(pieces)}, ensure_ascii=False) + "\n")
 
 
-def _measured(work: Variant, path: Path) -> dict[str, Any]:
+def measured(work: Variant, path: Path) -> dict[str, Any]:
     began, wall = _cpu_seconds(), time.monotonic()
     figures = work(path)
     peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -99,7 +99,7 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def _in_fresh_process(module: str, variant: str, path: Path) -> dict[str, Any]:
+def in_fresh_process(module: str, variant: str, path: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", module, "--variant", variant, "--input", str(path)]
     # Modules compiled once, as they are for everybody who does not forbid it.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -111,7 +111,7 @@ def _in_fresh_process(module: str, variant: str, path: Path) -> dict[str, Any]:
 
 
 def _report(module: str, title: str, runs: Mapping[str, list[dict[str, Any]]], baseline: str, path: Path) -> None:
-    medians = {name: _medians(found) for name, found in runs.items()}
+    medians = {name: medians_of(found) for name, found in runs.items()}
     rates = {name: _rate(figures) for name, figures in medians.items()}
     base = rates.get(baseline)
     table = Table("variant", "CPU s", "per CPU s", f"× {baseline}", "peak MB", "figures", title=title)
@@ -126,7 +126,7 @@ def _report(module: str, title: str, runs: Mapping[str, list[dict[str, Any]]], b
     RESULTS.mkdir(exist_ok=True)
     result = {
         "title": title,
-        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()},
         "input_bytes": path.stat().st_size,
         "repeats": len(next(iter(runs.values()))),
         "baseline": baseline,
@@ -136,7 +136,7 @@ def _report(module: str, title: str, runs: Mapping[str, list[dict[str, Any]]], b
     (RESULTS / f"{module.rpartition('.')[2]}.json").write_text(text, encoding="utf-8")
 
 
-def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
+def medians_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
     def middle(name: str) -> Any:
         values = [run[name] for run in runs]
         return median(values) if isinstance(values[0], int | float) else values[0]
@@ -150,7 +150,7 @@ def _rate(figures: Mapping[str, Any]) -> float:
     return done / max(1e-9, figures["cpu_seconds"])
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -63,7 +63,7 @@ def run(name: str, parameters: dict[str, Any], *, console: Console) -> str:
 
 def plan(parameters: dict[str, Any], *, console: Console, as_json: bool) -> None:
     """Say of every stage whether it would run and why. Starts nothing."""
-    steps = _plan(parameters)
+    steps = planned(parameters)
     if as_json:
         rows = [
             {"stage": s.label, "fingerprint": s.parts.fingerprint(), "reuse": s.reused, "reasons": list(s.reasons)}
@@ -176,7 +176,8 @@ def _find(name: str) -> Any:
     return found
 
 
-def _plan(parameters: dict[str, Any]) -> list[Any]:
+def planned(parameters: dict[str, Any]) -> list[Any]:
+    """What the pipeline would do, stage by stage, as `tasks.stage.Step`; nothing is run."""
     from flows.full_pipeline import full_pipeline
     from tasks.pipeline import planning
 
@@ -189,7 +190,7 @@ def _all_there(parameters: dict[str, Any]) -> list[Any]:
     """The steps of the pipeline if every one is sealed, whole and known to MLflow; else an empty list."""
     from tasks.tracking import Tracker
 
-    steps = _plan(parameters)
+    steps = planned(parameters)
     if not all(step.reused for step in steps):
         return []
     try:

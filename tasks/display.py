@@ -35,7 +35,7 @@ class Display:
                 SpinnerColumn(),
                 TextColumn("[bold]{task.description:<18}"),
                 BarColumn(bar_width=24),
-                TextColumn("{task.completed:>6.0f}/{task.total:.0f} {task.fields[unit]}"),
+                TextColumn("{task.fields[amount]:>18}"),
                 TextColumn("[cyan]{task.fields[figures]}"),
                 TimeElapsedColumn(),
                 TextColumn("left"),
@@ -53,7 +53,7 @@ class Display:
         """A stage begins; what it will do is not known yet."""
         self._latest[label] = {}
         if self._progress:
-            self._bars[label] = self._progress.add_task(label, total=None, unit="", figures="")
+            self._bars[label] = self._progress.add_task(label, total=None, amount="", figures="")
         else:
             self._say(f"{label}: started")
 
@@ -95,13 +95,14 @@ class Display:
             for name in SHOWN
             if name in self._latest[label]
         )
+        amount = f"{event.step:,}/{event.total:,} {unit}"
         if self._progress:
             self._progress.update(
-                self._bars[label], completed=event.step, total=event.total, unit=unit, figures=figures
+                self._bars[label], completed=event.step, total=event.total, amount=amount, figures=figures
             )
         elif time.monotonic() - self._printed > PLAIN_SECONDS:
             self._printed = time.monotonic()
-            self._say(f"{label}: {event.step}/{event.total} {unit}  {figures}")
+            self._say(f"{label}: {amount}  {figures}")
 
     def _drop_bar(self, label: str) -> None:
         if self._progress and label in self._bars:

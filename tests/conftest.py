@@ -177,3 +177,20 @@ def token_artifacts(
         kind: build(TOKENS, TokensConfig(rows=kind), {"corpus": rows, "tokenizer": tokenizer_artifact}, store=store)[0]
         for kind, rows in corpora.items()
     }
+
+
+@pytest.fixture(scope="session")
+def base(
+    token_artifacts: dict[RowKind, Artifact], tokenizer_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A model directory for the later training stages to start from."""
+    from resume_parts import COMMON, run_of  # torch takes a second to import, and few tests need it
+    from training_parts import ONE_RANK, TINY
+
+    from minimind.train.job import run_rank
+    from minimind.train.stage_configs import PretrainConfig
+
+    directory = tmp_path_factory.mktemp("base")
+    config = PretrainConfig(model=TINY, **COMMON).replace(tokens=800)
+    run_rank(run_of("pretrain", config, directory, token_artifacts, tokenizer_artifact, directory), ONE_RANK)
+    return directory

@@ -332,6 +332,17 @@ def test_packed_sides_of_pairs_have_the_log_probabilities_of_sides_alone(
     torch.testing.assert_close(rejected_P, torch.cat([one[1] for one in alone]), rtol=1e-9, atol=1e-9)
 
 
+def test_short_sides_share_a_row() -> None:
+    """There are then fewer rows than sides, and still a number of the pair for each side."""
+    sides = [[1] * length for length in (20, 9, 10, 19, 6, 5)]
+    pairs = PairBatches(make_set("preference", sides, sides), batch_pairs=3, max_length=20, seed=0)
+    batch = pairs.gather(np.array([2, 0, 1]))
+    packed = take_pairs(batch, 0, 3)
+    assert packed.items_B.tolist() == [2, 0, 1, 2, 0, 1]
+    assert packed.tokens_BT.shape == (4, 20)
+    assert [int((packed.documents_BT == side).sum()) for side in range(6)] == [6, 20, 10, 5, 9, 19]
+
+
 def test_packing_sides_loses_and_doubles_nothing(token_artifacts: dict[RowKind, Artifact]) -> None:
     """Ids, labels and positions of every side, from whatever the sides were in before."""
     token_set = TokenSet.open(token_artifacts["preference"].dir / "train")

@@ -1,16 +1,24 @@
 """Checkpoints: whole or not there, proven before use, and exact."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from training_parts import ONE_RANK, TINY, Pattern, make_training
 
+from minimind import runtime
 from minimind.errors import ArtifactError
 from minimind.model.lora import apply_lora
 from minimind.model.transformer import Transformer
-from minimind.train.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from minimind.train import checkpoint
+from minimind.train.checkpoint import Stored, find_checkpoint, load_checkpoint, save_checkpoint
 from minimind.train.loop import Progress, Training, train
 from minimind.train.objectives import next_token
 from minimind.train.optimizer import LossScale, optimizer_state
@@ -28,8 +36,8 @@ def started(*, steps: int = 2) -> tuple[Training, Progress]:
     return training, progress
 
 
-def save(directory: Path, training: Training, progress: Progress, *, run: str = "this") -> None:
-    save_checkpoint(
+def save(directory: Path, training: Training, progress: Progress, *, run: str = "this") -> str | None:
+    return save_checkpoint(
         directory,
         progress,
         run=run,
@@ -87,6 +95,90 @@ def test_a_flipped_bit_costs_a_checkpoint_and_not_the_training(name: str, tmp_pa
     assert found is not None
     assert found.path.name == "step-00000002"
     assert passed_over[0].startswith("step-00000003 is passed over: ")
+
+
+@pytest.mark.parametrize("failing", range(1, 9))
+def test_a_disk_that_fills_during_a_save_costs_that_checkpoint_only(
+    failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whichever write it happens: the one before is whole, nothing half is left, and the next save works."""
+    training, progress = started()
+    save(tmp_path, training, progress)
+    progress.step = 3
+    calls = 0
+
+    def filling(function: Callable[..., object]) -> Callable[..., object]:
+        def write(*arguments: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == failing:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return function(*arguments)
+
+        return write
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", filling(checkpoint.save_file))
+        for name in ("fsync_path", "write_json"):
+            patch.setattr(runtime, name, filling(getattr(runtime, name)))
+        problem = save(tmp_path, training, progress)
+    assert problem == "no checkpoint after step 3, the one before is kept: [Errno 28] No space left on device"
+    found, passed_over = find_checkpoint(tmp_path, run="this")
+    assert found is not None and found.path.name == "step-00000002"
+    assert passed_over == []
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
+    assert save(tmp_path, training, progress) is None
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+WITHOUT_ROOM = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_checkpoint
+training, progress = test_checkpoint.started()
+assert test_checkpoint.save(Path(sys.argv[2]), training, progress) is None
+progress.step = 3
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+print(test_checkpoint.save(Path(sys.argv[2]), training, progress))
+"""
+
+
+def test_a_real_limit_of_the_system_is_met_in_the_same_way(tmp_path: Path) -> None:
+    """safetensors writes in Rust: the error is its own, and must not be a signal."""
+    command = [sys.executable, "-c", WITHOUT_ROOM, str(Path(__file__).parent), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "no checkpoint after step 3, the one before is kept: " in done.stdout and "File too large" in done.stdout
+    found, _ = find_checkpoint(tmp_path, run="this")
+    assert found is not None and found.path.name == "step-00000002"
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
+
+
+def test_what_killed_saves_have_left_is_removed(tmp_path: Path) -> None:
+    """A directory for each kill would fill the disk."""
+    training, progress = started()
+    (tmp_path / ".step-00000001").mkdir()
+    save(tmp_path, training, progress)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
+
+
+@pytest.mark.parametrize("old", ["model", "optimizer"])
+def test_shards_are_read_by_rows(old: str, tmp_path: Path) -> None:
+    """Two files of three and five rows give any run of rows; a hole between them is an error."""
+    rows = torch.arange(16.0).view(8, 2)
+    what = "|exp_avg" if old == "optimizer" else ""
+    files = [(0, 3), (3, 8)]
+    for number, (start, stop) in enumerate(files):
+        save_file(
+            {f"a.weight[{start}:{stop}]{what}": rows[start:stop].clone()}, tmp_path / f"{old}-{number}.safetensors"
+        )
+    stored = Stored(tmp_path, old)
+    for start, stop in ((0, 8), (2, 4), (3, 8), (5, 6)):
+        assert torch.equal(stored.read("a.weight", what[1:], start, stop), rows[start:stop])
+    (tmp_path / f"{old}-0.safetensors").unlink()
+    with pytest.raises(ArtifactError, match=r"lacks rows of a\.weight"):
+        Stored(tmp_path, old).read("a.weight", what[1:], 2, 5)
 
 
 def test_half_a_checkpoint_is_none(tmp_path: Path) -> None:

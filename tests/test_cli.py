@@ -63,6 +63,7 @@ def test_every_command_has_help_with_an_example(command: str):
         (["chat", "dpo"], "not in the registry"),
         (["chat", "--top-p", "7"], "top_p"),
         (["report"], "no report card yet"),
+        (["node", "--rank", "0"], "node 0 is the one that runs the pipeline"),
     ],
 )
 def test_a_users_mistake_is_one_clear_line_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str):

@@ -4,10 +4,12 @@ The texts are read as they stand, so a setting, a field or a command that change
 here. README.md is checked like the others where it is there. Not here: whether a sentence is true.
 """
 
+import inspect
 import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -35,10 +37,11 @@ from minimind.recipe import DistillSection, Recipe, TokensSection
 from minimind.stage import build
 from minimind.tokens.token_set import TokenSet, TokensInfo
 from minimind.tokens.tokenizer_training import TokenizerConfig
-from minimind.train import objectives
+from minimind.train import preference_losses
 from minimind.train.checkpoint import Header
 from minimind.train.config import TrainConfig
-from minimind.train.objectives import Tensors, pair_log_probs
+from minimind.train.forecast import Forecast
+from minimind.train.objectives import Tensors, pair_log_probs, preference
 from minimind.train.stage_configs import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, SftConfig
 from tasks.tracking import Registration
 
@@ -64,6 +67,7 @@ FILES: dict[type[Config], tuple[str, ...]] = {
     Event: ("events.jsonl",),
     TokensInfo: ("Token sets",),
     Header: ("Checkpoints",),
+    Forecast: ("Estimates",),
     Evaluation: ("evaluation.json",),
     Report: ("report.json", "evaluation.json"),
     Registration: ("Registry notes",),
@@ -178,9 +182,9 @@ def test_every_column_of_a_row_is_documented(kind: RowKind) -> None:
     assert not {name for name in SCHEMAS[kind].names if f"`{name}`" not in text}
 
 
-def example(page: Path, name: str) -> str:
+def example(page: Path, name: str, *, language: str = "python") -> str:
     """The code block below the comment `<!-- test: name -->`."""
-    found = re.search(rf"<!-- test: {name} -->\n```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
+    found = re.search(rf"<!-- test: {name} -->\n```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
     assert found, f"{page} has no tested example named {name}"
     return found[1]
 
@@ -214,25 +218,31 @@ def test_the_example_stage_can_be_built(token_artifacts: dict[RowKind, Artifact]
     assert artifact.summary().figures["documents"] == TokenSet.open(token_artifacts["chat"].dir / "train").num_documents
 
 
-def test_the_example_objective_is_its_formula() -> None:
-    """SimPO in float64 against the plain formula; and it has a gradient."""
-    namespace = dict(vars(objectives))
-    exec(example(CHECKOUT / "CONTRIBUTING.md", "an objective"), namespace)
-    simpo = namespace["simpo"](beta=2.0, target_margin=0.5)
-    model = Transformer(TINY, compute_dtype=torch.float64).double()
-    batch = Pattern(pairs=True).batch(0)
+def test_the_example_objective_is_the_one_that_runs() -> None:
+    """SimPO as it is shown is SimPO as it is; it is its formula, and its recipe trains a model to prefer."""
+    shown = example(CHECKOUT / "CONTRIBUTING.md", "an objective")
+    assert shown == inspect.getsource(preference_losses.simpo)
+    namespace = dict(vars(preference_losses))
+    exec(shown, namespace)
+    table = tomllib.loads(example(CHECKOUT / "CONTRIBUTING.md", "its recipe", language="toml"))
+    config = DpoConfig.model_validate(table["dpo"])
+    objective = preference(partial(namespace["simpo"], **config.loss_settings))
+    model, batch = Transformer(TINY), Pattern(pairs=True).batch(0)
     tensors = Tensors.of(batch, torch.device("cpu"))
-    loss, sums = simpo.loss(model, tensors)
-    loss.backward()
+    first, sums = objective.loss(model, tensors)
     with torch.no_grad():
         chosen_P, rejected_P, _ = pair_log_probs(model, tensors)
-    lengths = torch.from_numpy((batch.labels_BT != -100).sum(1)).double()
-    margins = chosen_P / lengths[: len(chosen_P)] - rejected_P / lengths[len(chosen_P) :]
-    wanted = -torch.log(torch.sigmoid(2.0 * margins - 0.5)).sum()
-    torch.testing.assert_close(loss.detach(), wanted, rtol=1e-10, atol=0)
-    assert simpo.count(batch) == len(chosen_P)
-    assert sums["loss"] is loss
-    assert model.output_weight.grad is not None and model.output_weight.grad.abs().max() > 0
+    lengths = torch.from_numpy((batch.labels_BT != -100).sum(1))
+    margins = 2.0 * (chosen_P / lengths[: len(chosen_P)] - rejected_P / lengths[len(chosen_P) :])
+    wanted = -torch.log(torch.sigmoid(margins - 1.0)).sum()
+    torch.testing.assert_close(first.detach(), wanted, rtol=1e-5, atol=0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss, sums = objective.loss(model, tensors)
+        loss.backward()
+        optimizer.step()
+    assert loss < first - 0.5 and sums["reward_margin"] > margins.sum()
 
 
 def slug(heading: str) -> str:

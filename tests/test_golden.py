@@ -16,8 +16,7 @@ from minimind.model.config import ModelConfig
 from minimind.model.lora import apply_lora
 from minimind.model.transformer import Transformer
 from minimind.train.loop import Progress, train
-from minimind.train.objectives import distill, dpo, next_token
-from minimind.train.reference import Pairs, references
+from minimind.train.objectives import Reference, Tensors, distill, dpo, next_token, pair_log_probs
 from minimind.train.stage_configs import SftConfig
 
 STEPS = 20
@@ -32,6 +31,14 @@ GOLDEN: dict[str, list[float]] = {
     "dpo": [0.693147, 0.681594, 0.579054, 0.364066, 0.261179, 0.26997],
     "distill": [3.20275, 3.19894, 3.0855, 2.83793, 2.62547, 2.64694],
 }
+
+
+def reference_of(model: Transformer, batches: Pattern) -> Reference:
+    """The log-probabilities of every pair of the twenty batches, whose pairs are numbered on."""
+    with torch.no_grad():
+        tensors = [Tensors.of(batches.batch(step), ONE_RANK.device) for step in range(STEPS)]
+        sides = [pair_log_probs(model, batch)[:2] for batch in tensors]
+    return Reference(*(torch.cat(side) for side in zip(*sides, strict=True)))
 
 
 def curve(name: str, directory: Path) -> list[float]:
@@ -55,9 +62,7 @@ def curve(name: str, directory: Path) -> list[float]:
         teacher_shape = ModelConfig.model_validate({**TINY.model_dump(), "hidden_size": 48})
         objective = distill(Transformer(teacher_shape, seed=2), alpha=0.5, temperature=1.5)
     if name == "dpo":
-        pairs = {"train": Pairs(batches, STEPS * 8, 8, config.micro_items, num_batches=STEPS)}
-        known = references(directory / "reference.safetensors", model, pairs, ONE_RANK, key="golden")
-        objective = dpo(known["train"], beta=0.15)
+        objective = dpo(reference_of(model, batches), beta=0.15)
     with EventWriter(directory / EVENTS_FILE) as events:
         train(make_training(config, model, objective, batches, total_steps=STEPS, events=events), Progress())
     return [losses(directory)[step] for step in SHOWN]

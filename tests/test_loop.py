@@ -16,7 +16,7 @@ from minimind.model.transformer import Transformer
 from minimind.tokens.batches import IGNORE, Batch
 from minimind.train.config import TrainConfig
 from minimind.train.loop import Progress, Stopped, train
-from minimind.train.objectives import Objective, Sums, Tensors, next_token
+from minimind.train.objectives import Loss, Objective, Tensors, next_token
 from minimind.train.optimizer import LossScale
 from minimind.train.parallel import GradientSum
 from minimind.train.stage_configs import SftConfig
@@ -41,6 +41,27 @@ def test_gradient_is_invariant_to_accumulation(micro_rows: int) -> None:
     _, whole = trained(CONFIG.replace(grad_clip=0.0))
     _, cut = trained(CONFIG.replace(grad_clip=0.0, micro_tokens=micro_rows * 24))
     assert (whole - cut).norm() < 1e-6 * whole.norm()
+
+
+def test_the_last_partial_micro_batch_is_in_the_weights() -> None:
+    """Eight rows in threes, and only the last two, which are a micro-batch of their own, have anything to learn."""
+
+    class LastRows(Pattern):
+        def batch(self, step: int) -> Batch:
+            whole = super().batch(step)
+            labels = whole.labels_BT.copy()
+            labels[:6] = IGNORE
+            return replace(whole, labels_BT=labels)
+
+    def after_a_step(rows: int) -> torch.Tensor:
+        model = Transformer(TINY)
+        config = CONFIG.replace(micro_tokens=rows * 24, exact=rows != 8)
+        train(make_training(config, model, next_token(), LastRows(), total_steps=1), Progress())
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    untouched = torch.cat([p.detach().flatten() for p in Transformer(TINY).parameters()])
+    assert (after_a_step(8) - untouched).norm() > 1e-3
+    torch.testing.assert_close(after_a_step(3), after_a_step(8))
 
 
 def test_clipping_limits_the_norm_and_only_then() -> None:
@@ -106,12 +127,11 @@ def failing_at(steps: set[int]) -> Objective:
     """The next-token objective, with a NaN for the batches of some steps."""
     plain = next_token()
 
-    def loss(model: Transformer, batch: Tensors) -> tuple[torch.Tensor, Sums]:
-        total, sums = plain.loss(model, batch)
-        factor = float("nan") if int(batch.items_B[0]) // 8 in steps else 1.0
-        return total * factor, {"loss": sums["loss"] * factor}
+    def function(model: Transformer, batch: Tensors) -> Loss:
+        loss = plain.function(model, batch)
+        return loss._replace(sum=loss.sum * (float("nan") if int(batch.items_B[0]) // 8 in steps else 1.0))
 
-    return replace(plain, loss=loss)
+    return replace(plain, function=function)
 
 
 def test_a_step_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
@@ -173,12 +193,12 @@ def test_sigterm_saves_after_the_step_and_stops() -> None:
     def objective_that_is_interrupted() -> Objective:
         plain = next_token()
 
-        def loss(model: Transformer, batch: Tensors) -> tuple[torch.Tensor, Sums]:
+        def function(model: Transformer, batch: Tensors) -> Loss:
             if int(batch.items_B[0]) // 8 == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return plain.loss(model, batch)
+            return plain.function(model, batch)
 
-        return replace(plain, loss=loss)
+        return replace(plain, function=function)
 
     training = make_training(
         CONFIG,

@@ -1,13 +1,24 @@
 """Adapters change nothing until they are trained, train alone, and merge without a trace."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
-from minimind.errors import ArtifactError, ConfigError
+from minimind.errors import ArtifactError, ConfigError, MissingError
 from minimind.model.config import ModelConfig
 from minimind.model.cross_entropy import linear_cross_entropy
-from minimind.model.lora import apply_lora, load_lora, lora_state, merge_lora
+from minimind.model.lora import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FILE,
+    apply_lora,
+    load_adapter,
+    load_lora,
+    lora_state,
+    merge_lora,
+    save_adapter,
+)
 from minimind.model.transformer import Transformer
 
 TINY = ModelConfig(vocab_size=61, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, head_size=8, ffn_size=48)
@@ -145,3 +156,89 @@ def test_a_second_set_of_adapters_is_refused() -> None:
     model = adapted_model()
     with pytest.raises(ConfigError, match="merge_lora"):
         apply_lora(model, rank=2, alpha=2, targets=("v_proj",))
+
+
+@torch.no_grad()
+def test_merging_is_exact_to_the_bit() -> None:
+    """W + α/r·BA in float64, rounded once to fp32: what is published is what the formula says."""
+    with torch.enable_grad():
+        model = adapted_model(train_steps=4)
+    matrices, base = {name: matrix.clone() for name, matrix in lora_state(model).items()}, Transformer(TINY)
+    merge_lora(model)
+    for name, weight in base.state_dict().items():
+        stem = name.removesuffix(".weight")
+        if f"{stem}.lora_A" in matrices:
+            product = matrices[f"{stem}.lora_B"].double() @ matrices[f"{stem}.lora_A"].double()
+            weight = (weight.double() + 8 / 4 * product).float()
+        assert torch.equal(model.state_dict()[name], weight), name
+
+
+def test_an_adapter_file_gives_the_trained_model_back(tmp_path: Path) -> None:
+    """It is the few matrices alone, a fraction of the model, and needs nothing but the model it was trained on."""
+    trained, other = adapted_model(train_steps=3, targets=("q_proj", "down_proj")), Transformer(TINY)
+    save_adapter(tmp_path, trained, targets=("q_proj", "down_proj"), base="x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [ADAPTER_CONFIG_FILE, ADAPTER_FILE]
+    load_adapter(tmp_path, other)
+    with torch.no_grad():
+        assert torch.equal(other(TOKENS), trained(TOKENS))
+
+
+def test_a_damaged_or_foreign_adapter_is_named(tmp_path: Path) -> None:
+    """Not a traceback, and never a model that is half adapted."""
+    with pytest.raises(MissingError, match=ADAPTER_CONFIG_FILE):
+        load_adapter(tmp_path, Transformer(TINY))
+    with pytest.raises(ConfigError, match="no adapters"):
+        save_adapter(tmp_path, Transformer(TINY), targets=("q_proj",), base=None)
+    save_adapter(tmp_path, adapted_model(), targets=("q_proj", "o_proj"), base=None)
+    whole = (tmp_path / ADAPTER_FILE).read_bytes()
+    (tmp_path / ADAPTER_FILE).write_bytes(whole[:100])
+    with pytest.raises(ArtifactError, match="damaged"):
+        load_adapter(tmp_path, Transformer(TINY))
+    (tmp_path / ADAPTER_FILE).write_bytes(whole)
+    (tmp_path / ADAPTER_CONFIG_FILE).write_text('{"r": 4}')
+    with pytest.raises(ArtifactError, match="lora_alpha"):
+        load_adapter(tmp_path, Transformer(TINY))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 on transformers 5
+@pytest.mark.parametrize("qk_norm", [False, True], ids=["Llama", "Qwen3"])
+def test_peft_loads_an_adapter_onto_the_exported_model(qk_norm: bool, tmp_path: Path) -> None:
+    """Names, shapes and scale are peft's: the stock class with the adapter answers as ours does, merged or not."""
+    import peft
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    shape, targets = TINY.replace(qk_norm=qk_norm), ("q_proj", "self_attn.v_proj", "down_proj")
+    base = Transformer(shape)
+    trained = Transformer(shape)
+    apply_lora(trained, rank=4, alpha=6, targets=targets)
+    with torch.no_grad():
+        for name, matrix in lora_state(trained).items():
+            matrix.copy_(torch.randn(matrix.shape, generator=torch.Generator().manual_seed(len(name))) / 4)
+    save_adapter(tmp_path, trained, targets=targets, base="base")
+    config_class, model_class = (Qwen3Config, Qwen3ForCausalLM) if qk_norm else (LlamaConfig, LlamaForCausalLM)
+    stock = model_class(
+        config_class(
+            vocab_size=shape.vocab_size,
+            hidden_size=shape.hidden_size,
+            num_hidden_layers=shape.num_layers,
+            num_attention_heads=shape.num_heads,
+            num_key_value_heads=shape.num_kv_heads,
+            head_dim=shape.head_size,
+            intermediate_size=shape.ffn_size,
+            rms_norm_eps=shape.norm_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+            max_position_embeddings=shape.max_positions,
+            tie_word_embeddings=True,
+        )
+    ).eval()
+    state = dict(base.state_dict())
+    stock.load_state_dict({**state, "lm_head.weight": state["model.embed_tokens.weight"]})
+    adapted = peft.PeftModel.from_pretrained(stock, str(tmp_path)).eval()
+    with torch.no_grad():
+        logits_BTV = trained(TOKENS)
+        assert (logits_BTV - base(TOKENS)).abs().max() > 0.05
+        assert (adapted(TOKENS).logits - logits_BTV).abs().max() < 1e-4
+        merge_lora(trained)
+        merged = adapted.merge_and_unload()
+        assert (merged(TOKENS).logits - trained(TOKENS)).abs().max() < 1e-4

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import (
+    GraniteMoeSharedConfig,
+    GraniteMoeSharedForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -16,8 +18,8 @@ from transformers import (
 )
 
 from minimind.errors import ConfigError
-from minimind.model.attention import KeyValueCache
-from minimind.model.config import PRESETS, ModelConfig
+from minimind.model.attention import KeyValueCache, Kind
+from minimind.model.config import PRESETS, ModelConfig, count_parameters
 from minimind.model.cross_entropy import linear_cross_entropy
 from minimind.model.layers import RMSNorm, rotary_frequencies
 from minimind.model.transformer import Transformer
@@ -68,6 +70,14 @@ def stock_model(config: ModelConfig) -> PreTrainedModel:
         "tie_word_embeddings": config.tie_embeddings,
         "attn_implementation": "eager",
     }
+    if config.num_experts and not config.qk_norm:
+        experts = {
+            "num_local_experts": config.num_experts,
+            "num_experts_per_tok": config.experts_per_token,
+            "shared_intermediate_size": config.num_shared_experts * config.ffn_size,
+            "attention_multiplier": config.head_size**-0.5,
+        }
+        return GraniteMoeSharedForCausalLM(GraniteMoeSharedConfig(**common, **experts)).eval()
     if config.num_experts:
         experts = {
             "num_experts": config.num_experts,
@@ -95,6 +105,19 @@ def stock_state(model: Transformer) -> dict[str, Tensor]:
             for part in ("gate", "up", "down")
         )
         state[f"{prefix}.gate_up_proj"], state[f"{prefix}.down_proj"] = torch.cat((gate, up), 1), down
+    return state if model.config.qk_norm or not model.config.num_experts else granite_state(model.config, state)
+
+
+def granite_state(config: ModelConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """GraniteMoeShared computes the same (its multipliers at 1) and has names of its own for it."""
+    for layer in range(config.num_layers):
+        old, new = f"model.layers.{layer}.mlp", f"model.layers.{layer}.block_sparse_moe"
+        state[f"{new}.router.weight"] = state.pop(f"{old}.gate.weight")
+        for part in ("gate_up_proj", "down_proj"):
+            state[f"{new}.experts.{part}"] = state.pop(f"{old}.experts.{part}")
+        gate, up, down = (state.pop(f"{old}.shared_experts.{part}_proj.weight") for part in ("gate", "up", "down"))
+        state[f"model.layers.{layer}.shared_mlp.input_linear.weight"] = torch.cat((gate, up))
+        state[f"model.layers.{layer}.shared_mlp.output_linear.weight"] = down
     return state
 
 
@@ -109,6 +132,36 @@ def test_logits_equal_those_of_the_stock_class_with_the_same_weights(name: str) 
     logits_BTV = model(tokens_BT)
     assert logits_BTV.std() > 0.5
     assert (logits_BTV - stock(tokens_BT).logits).abs().max() < 1e-4
+
+
+def narrow(name: str) -> ModelConfig:
+    """A preset at a small width: its heads to a key head, norms, experts and settings, at two layers."""
+    preset = PRESETS[name]
+    size = 12 if preset.head_size % 3 == 0 else 8
+    return preset.replace(vocab_size=97, hidden_size=preset.num_heads * size, head_size=size, num_layers=2, ffn_size=64)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@torch.no_grad()
+def test_every_preset_has_the_logits_of_a_stock_class(name: str) -> None:
+    """At a small width: what could differ (ε, θ, norms, head groups, routing, shared experts) does not depend on it."""
+    model = enlivened(narrow(name))
+    stock = stock_model(model.config)
+    stock.load_state_dict(stock_state(model))
+    tokens_BT = random_tokens(2, 40)
+    logits_BTV = model(tokens_BT)
+    assert logits_BTV.std() > 0.5
+    torch.testing.assert_close(logits_BTV, stock(tokens_BT).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_has_the_parameters_of_its_stock_class(name: str) -> None:
+    """In full size, on the meta device."""
+    with torch.device("meta"):
+        stock, model = stock_model(PRESETS[name]), Transformer(PRESETS[name])
+    stock.tie_weights()
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count == sum(parameter.numel() for parameter in stock.parameters()) == count_parameters(PRESETS[name])
 
 
 @torch.no_grad()
@@ -196,6 +249,22 @@ def test_a_packed_row_gives_each_document_what_it_gets_alone(name: str) -> None:
     expected = torch.cat([model(tokens) for tokens in alone], 1)
     torch.testing.assert_close(packed[:, :270], expected, rtol=1e-4, atol=1e-4)
     assert packed.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["fused", "flex"])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+@torch.no_grad()
+def test_the_accelerators_attention_gives_the_models_logits(kind: Kind) -> None:
+    """`attention` chooses the path; on a CPU all three can run, with packed rows and with plain ones."""
+    model = enlivened(TINY)
+    tokens_BT = random_tokens(2, 40)
+    documents_BT = torch.tensor([[0] * 25 + [1] * 15, [0] * 10 + [1] * 20 + [-1] * 10], dtype=torch.int32)
+    real_BT = documents_BT >= 0
+    blocked, plain = model(tokens_BT, documents_BT=documents_BT), model(tokens_BT)
+    model.attention = kind
+    packed = model(tokens_BT, documents_BT=documents_BT)
+    torch.testing.assert_close(packed[real_BT], blocked[real_BT], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model(tokens_BT), plain, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -53,6 +53,20 @@ def test_output_and_gradients_equal_the_dense_reference(per_token: int, shared: 
     )
 
 
+def test_grouped_products_equal_the_experts_one_by_one() -> None:
+    """The path of CUDA, which torch can run on a CPU: outputs and all gradients, with an expert that gets nothing."""
+    layer = experts_of(CONFIG).float()
+    x_ND = states(2, 11, 16).detach().float().flatten(0, 1).requires_grad_()
+    counts_E = torch.tensor([7, 0, 3, 11, 1])
+    wanted = [x_ND, *layer.experts.parameters()]
+    expected, actual = layer._one_by_one(x_ND, counts_E), layer._grouped(x_ND, counts_E)
+    torch.testing.assert_close(actual, expected)
+    cotangent = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(
+        torch.autograd.grad(actual, wanted, cotangent), torch.autograd.grad(expected, wanted, cotangent)
+    )
+
+
 def test_an_expert_without_tokens_has_a_zero_gradient_rather_than_none() -> None:
     """DDP waits for every parameter's gradient; a missing one hangs or fails the run."""
     layer = experts_of(CONFIG.replace(experts_per_token=1))

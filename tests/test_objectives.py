@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from training_parts import ONE_RANK, TINY, VOCABULARY, Pattern
 
 from minimind.artifact import Artifact
+from minimind.model.config import ModelConfig
 from minimind.model.transformer import Transformer
 from minimind.tokens.batches import IGNORE, RowBatches
 from minimind.tokens.token_set import TokenSet
 from minimind.tokens.tokenizer import END_OF_TEXT, Tokenizer
+from minimind.train import distillation
 from minimind.train.objectives import (
     Reference,
     Tensors,
@@ -47,14 +49,6 @@ def naive_log_probs(model: Transformer, batch: Tensors) -> torch.Tensor:
     return logp_BT * (batch.labels_BT != IGNORE)
 
 
-def naive_dpo(model: Transformer, start: Transformer, batch: Tensors, beta: float, smoothing: float) -> torch.Tensor:
-    with torch.no_grad():
-        ref_chosen, ref_rejected = naive_log_probs(start, batch).sum(1).chunk(2)
-    chosen, rejected = naive_log_probs(model, batch).sum(1).chunk(2)
-    margin = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
-    return -((1 - smoothing) * F.logsigmoid(margin) + smoothing * F.logsigmoid(-margin)).sum()
-
-
 def test_next_token_loss_is_the_sum_over_trained_labels() -> None:
     """The count and the sum must speak of the same tokens."""
     model, batch = exact(0), Pattern().batch(0)
@@ -74,55 +68,16 @@ def test_a_batch_without_trained_tokens_has_a_loss_of_zero_and_a_gradient() -> N
     assert all(g.abs().max() == 0 for g in grads(model))
 
 
-def untouched(model: Transformer, batch: Tensors) -> Reference:
+def test_dpo_in_fp32_is_close_to_float64() -> None:
+    """Summed log-probabilities of long answers are large, and their differences small."""
+    batch, start = Tensors.of(Pattern(pairs=True).batch(0), CPU), exact(1)
     with torch.no_grad():
-        chosen_P, rejected_P, _ = pair_log_probs(model, batch)
-    return Reference(chosen_P, rejected_P)
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_dpo_of_an_untouched_policy_is_ln_2(smoothing: float) -> None:
-    """The known starting point of every DPO curve; anything else means the reference is not the policy."""
-    model, batch = Transformer(TINY), Tensors.of(Pattern(pairs=True).batch(0), CPU)
-    loss, sums = dpo(untouched(model, batch), beta=0.15, label_smoothing=smoothing).loss(model, batch)
-    assert loss.item() / 8 == pytest.approx(math.log(2), rel=1e-6)
-    assert sums["accuracy"].item() / 8 == 0.5
-    assert sums["reward_margin"].item() == 0
-    assert sums["drift"].item() == 0
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_dpo_loss_and_gradient_agree_with_a_float64_reference(smoothing: float) -> None:
-    """Rafailov et al. eq. 7 and 8, written out plainly; and the fp32 path stays close to it."""
-    batch = Tensors.of(Pattern(pairs=True).batch(0), CPU)
-    model, start = exact(0), exact(1)
-    naive_dpo(model, start, batch, 0.15, smoothing).backward()
-    wanted = grads(model)
-    reference = untouched(start, batch)
-    loss, sums = dpo(reference, beta=0.15, label_smoothing=smoothing).loss(model, batch)
-    loss.backward()
-    for got, want in zip(grads(model), wanted, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
-    single = Transformer(TINY, seed=0)
-    single_reference = Reference(reference.chosen_P.float(), reference.rejected_P.float())
-    dpo(single_reference, beta=0.15, label_smoothing=smoothing).loss(single, batch)[0].backward()
-    for got, want in zip(grads(single), wanted, strict=True):
-        assert (got - want).norm() <= 1e-4 * want.norm()
-    assert 0 <= sums["accuracy"] <= 8
-
-
-def test_dpo_finds_the_reference_by_the_number_of_the_pair() -> None:
-    """Batches are shuffled; the third pair of a batch is not the third of the reference."""
-    model, batch = exact(0), Pattern(pairs=True).batch(0)
-    tensors = Tensors.of(batch, CPU)
-    reference = untouched(model, tensors)
-    numbers = torch.tensor([5, 3, 9, 0, 7, 1, 2, 4])
-    table = torch.full((10,), 1e6, dtype=torch.float64)
-    scattered = Reference(
-        table.index_copy(0, numbers, reference.chosen_P), table.index_copy(0, numbers, reference.rejected_P)
-    )
-    shuffled = replace(tensors, items_B=numbers.repeat(2))
-    assert dpo(scattered, beta=1.0).measure(model, shuffled)["loss"].item() == pytest.approx(8 * math.log(2))
+        known = Reference(*pair_log_probs(start, batch)[:2])
+    wanted, got = exact(0), Transformer(TINY, seed=0)
+    dpo(known, beta=0.15).loss(wanted, batch)[0].backward()
+    dpo(Reference(known.chosen_P.float(), known.rejected_P.float()), beta=0.15).loss(got, batch)[0].backward()
+    for one, other in zip(grads(got), grads(wanted), strict=True):
+        assert (one - other).norm() <= 1e-4 * other.norm()
 
 
 def test_pairs_stay_together_when_a_batch_is_cut() -> None:
@@ -155,11 +110,64 @@ def test_distillation_agrees_with_the_formula(alpha: float, temperature: float) 
         torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-11)
 
 
-def test_a_student_equal_to_its_teacher_has_no_divergence() -> None:
-    """The other known point: then only the labels teach."""
+def test_a_student_equal_to_its_teacher_has_no_divergence_and_no_gradient() -> None:
+    """The other known point, in the training's own fp32: nothing but the labels may teach."""
+    model, batch = Transformer(TINY), Tensors.of(Pattern().batch(0), CPU)
+    loss, sums = distill(Transformer(TINY), alpha=0.0, temperature=1.5).loss(model, batch)
+    loss.backward()
+    assert sums["divergence"].item() == 0 == loss.item()
+    assert all(g.abs().max() == 0 for g in grads(model))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        TINY.replace(hidden_size=48, num_layers=3, num_heads=6),
+        TINY.replace(num_experts=4, experts_per_token=2, num_shared_experts=1),
+    ],
+    ids=["wider and deeper", "experts"],
+)
+def test_a_teacher_of_another_shape_gives_its_divergence(shape: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is distilled is the distribution; and its logits are taken in chunks that nobody notices."""
     model, batch = exact(0), Tensors.of(Pattern().batch(0), CPU)
-    sums = distill(exact(0), alpha=0.5, temperature=1.5).measure(model, batch)
-    assert sums["divergence"].item() == pytest.approx(0, abs=1e-12)
+    teacher = Transformer(shape, seed=4, compute_dtype=torch.float64).double()
+    found = []
+    for tokens in (7, 10_000):
+        monkeypatch.setattr(distillation, "CHUNK_TOKENS_CPU", tokens)
+        loss, sums = distill(teacher, alpha=0.3, temperature=2.0).loss(model, batch)
+        loss.backward()
+        found.append((loss.detach(), sums["divergence"], *grads(model)))
+    with torch.no_grad():
+        p, q = (
+            (m(batch.tokens_BT, documents_BT=batch.documents_BT, positions_BT=batch.positions_BT) / 2).softmax(-1)
+            for m in (teacher, model)
+        )
+        kl_BT = (p * (p / q).log()).sum(-1)[batch.labels_BT != IGNORE]
+    torch.testing.assert_close(found[0][1], kl_BT.sum(), rtol=1e-9, atol=0)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_tokens_that_are_not_trained_teach_nothing_on_any_device() -> None:
+    """A GPU masks where the CPU drops; both must give the same."""
+    labels_N = torch.tensor([3, IGNORE, 5, 1, IGNORE])
+    hidden_ND = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    student_VD, teacher_VD = torch.randn(2, 7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = []
+    for apply in (distillation.distillation_loss, masked_distillation_loss):
+        student_ND = hidden_ND.clone().requires_grad_()
+        loss, *_ = apply(student_ND, student_VD, hidden_ND, teacher_VD, labels_N, alpha=0.4, temperature=2.0)
+        loss.backward()
+        found.append((loss.detach(), student_ND.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+    assert found[0][1][1].abs().max() == 0
+
+
+def masked_distillation_loss(*tensors: torch.Tensor, alpha: float, temperature: float) -> tuple[torch.Tensor, ...]:
+    """As on a GPU: nothing is dropped."""
+    return distillation._DistillationLoss.apply(*tensors, alpha, temperature, True)
 
 
 def test_the_balance_loss_is_a_mean_and_kept_apart_from_the_loss() -> None:

@@ -38,6 +38,11 @@ def config(**values: object) -> TrainConfig:
         ("linear", 9, 1e-3 + 9e-3 * 0.5),
         ("linear", 14, 1e-3),
         ("constant", 14, 1e-2),
+        ("wsd", 3, 1e-2),
+        ("wsd", 11, 1e-2),
+        ("wsd", 12, 1e-3 + 9e-3 * (1 - math.sqrt(1 / 3))),
+        ("wsd", 13, 1e-3 + 9e-3 * (1 - math.sqrt(2 / 3))),
+        ("wsd", 14, 1e-3),
     ],
 )
 def test_the_schedule_has_these_values(schedule: str, step: int, expected: float) -> None:
@@ -50,6 +55,24 @@ def test_the_schedule_bears_odd_lengths() -> None:
     assert learning_rate(0, 1, config(warmup_steps=0)) == pytest.approx(1e-2)
     assert learning_rate(2, 3, config(warmup_steps=100)) == pytest.approx(3e-4)
     assert learning_rate(5, 5, config(warmup_steps=0)) == pytest.approx(1e-3)
+
+
+def test_the_decay_of_wsd_can_be_a_line_of_any_length() -> None:
+    """Half of twenty steps, or all of them, or less than one: the last step is always the lowest."""
+    line = config(schedule="wsd", decay_shape="linear", decay_fraction=0.5, warmup_steps=0)
+    assert [learning_rate(step, 20, line) for step in (0, 9)] == [1e-2, 1e-2]
+    assert [learning_rate(step, 20, line) for step in (10, 14, 19)] == pytest.approx([9.1e-3, 5.5e-3, 1e-3])
+    whole = line.replace(decay_fraction=1.0)
+    assert learning_rate(0, 20, whole) == pytest.approx(1e-2 - 9e-3 / 20)
+    short = line.replace(decay_fraction=0.01)
+    assert [learning_rate(step, 20, short) for step in (18, 19)] == pytest.approx([1e-2, 1e-3])
+
+
+def test_wsd_is_the_same_before_its_decay_however_long_it_is() -> None:
+    """What it is for: a training is made longer from a checkpoint of before the decay, and no step was for nothing."""
+    wsd, cosine = config(schedule="wsd"), config()
+    assert [learning_rate(s, 100, wsd) for s in range(80)] == [learning_rate(s, 1000, wsd) for s in range(80)]
+    assert learning_rate(79, 100, cosine) != learning_rate(79, 1000, cosine)
 
 
 def test_every_parameter_is_in_one_group_and_only_matrices_decay() -> None:

@@ -15,85 +15,17 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
+from resume_parts import COMMON, Tokens, assert_equal_results, figures_of, interrupted, run_of
 from training_parts import ONE_RANK, TINY
 
 from minimind.artifact import Artifact, Store
-from minimind.data.documents import RowKind
 from minimind.errors import ConfigError
 from minimind.events import EVENTS_FILE, EventWriter, read_events
 from minimind.stage import build
 from minimind.train import job
 from minimind.train.config import TrainConfig
-from minimind.train.loop import Progress, Training, train
-from minimind.train.reference import REFERENCE_FILE
 from minimind.train.stage_configs import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainRun
 from minimind.train.stages import PRETRAIN
-
-Tokens = dict[RowKind, Artifact]
-COMMON = {
-    "tokens": 12 * 800,
-    "length": 400,  # the longest conversation has 371
-    "batch_tokens": 800,
-    "micro_tokens": 400,
-    "warmup_steps": 2,
-    "log_every": 3,
-    "validate_every": 4,
-    "checkpoint_steps": 5,
-    "precision": "fp32",
-    "threads": 1,
-    "device": "cpu",
-}
-
-
-@pytest.fixture(scope="module")
-def base(token_artifacts: Tokens, tokenizer_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory to start the later stages from."""
-    directory = tmp_path_factory.mktemp("base")
-    config = PretrainConfig(model=TINY, **COMMON).replace(tokens=800)
-    job.run_rank(run_of("pretrain", config, directory, token_artifacts, tokenizer_artifact, directory), ONE_RANK)
-    return directory
-
-
-def run_of(stage: str, config: TrainConfig, out_dir: Path, tokens: Tokens, tokenizer: Artifact, base: Path) -> TrainRun:
-    kind: RowKind = {"pretrain": "pretrain", "dpo": "preference"}.get(stage, "chat")
-    inputs = {"tokens": tokens[kind].dir, "tokenizer": tokenizer.dir, "model": base, "teacher": base}
-    inputs |= {f"tokens_{other}": tokens[other].dir for other in config.mix}
-    return TrainRun(stage=stage, config=config, inputs=inputs, fingerprints={n: n for n in inputs}, out_dir=out_dir)
-
-
-def interrupted(run: TrainRun, *, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run until `after` steps are done, and leave it as a kill would."""
-
-    def broken(training: Training, progress: Progress) -> dict[str, float]:
-        whole = training.batches.batch
-
-        def batch(step: int) -> object:
-            if step == after:
-                raise KeyboardInterrupt
-            return whole(step)
-
-        monkeypatch.setattr(training.batches, "batch", batch)
-        return train(training, progress)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(job, "train", broken)
-        with pytest.raises(KeyboardInterrupt):
-            job.run_rank(run, ONE_RANK)
-
-
-def figures_of(directory: Path) -> list[tuple[int, dict[str, float | None]]]:
-    """The step events, without what depends on the clock and the machine."""
-    clocks = {"tokens_per_second", "memory_mb"}
-    events, _ = read_events(directory / EVENTS_FILE)
-    steps = [event for event in events if event.kind == "step"]
-    return [(e.step, {name: value for name, value in e.metrics.items() if name not in clocks}) for e in steps]
-
-
-def assert_equal_results(one: Path, other: Path) -> None:
-    assert figures_of(one) == figures_of(other)
-    weights = [load_file(directory / "model.safetensors") for directory in (one, other)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 @pytest.mark.parametrize(
@@ -130,7 +62,6 @@ def test_a_broken_off_training_goes_on_to_the_bit(
     messages = [event.message for event in read_events(paths[1] / EVENTS_FILE)[0]]
     assert "goes on after step 5" in messages
     assert_equal_results(*paths)
-    assert not (paths[1] / "checkpoints").exists()
 
 
 def test_the_shares_of_a_mixture_are_told_at_both_ends_and_in_the_summary(
@@ -190,28 +121,6 @@ def test_the_older_checkpoint_serves_when_the_newest_is_damaged(
     ]
     assert "goes on after step 4" in [e.message for e in events]
     assert_equal_results(*paths)
-
-
-def test_the_reference_of_dpo_is_computed_once(
-    base: Path,
-    token_artifacts: Tokens,
-    tokenizer_artifact: Artifact,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A resumed training reads it, a damaged one is made again, and the first step costs exactly ln 2."""
-    config = DpoConfig(**COMMON | {"log_every": 1, "lr": 1e-3, "batch_tokens": 2400})
-    run = run_of("dpo", config, tmp_path, token_artifacts, tokenizer_artifact, base)
-    interrupted(run, after=1, monkeypatch=monkeypatch)
-    assert figures_of(tmp_path)[0][1]["loss"] == pytest.approx(0.69314718, abs=1e-7)
-    assert figures_of(tmp_path)[0][1]["reward_margin"] == 0.0
-    path = tmp_path / REFERENCE_FILE
-    first, written = path.read_bytes(), path.stat().st_mtime_ns
-    interrupted(run, after=1, monkeypatch=monkeypatch)
-    assert path.stat().st_mtime_ns == written
-    path.write_bytes(first[:-1] + bytes([first[-1] ^ 1]))
-    interrupted(run, after=1, monkeypatch=monkeypatch)
-    assert path.read_bytes() == first
 
 
 SCRIPT = """

@@ -11,6 +11,7 @@ from minimind.model.config import ModelConfig
 from minimind.model.transformer import Transformer
 from minimind.tokens.batches import IGNORE, Batch
 from minimind.train.config import TrainConfig
+from minimind.train.exact import ExactGradientSum
 from minimind.train.loop import Batches, Progress, Training
 from minimind.train.objectives import Objective
 from minimind.train.optimizer import make_optimizers
@@ -78,7 +79,9 @@ def make_training(
         objective=objective,
         batches=batches,
         optimizers=make_optimizers(model, config, dtype=model.compute_dtype),
-        gradients=GradientSum(model.parameters(), ONE_RANK),
+        gradients=ExactGradientSum(model.parameters(), ONE_RANK, num_micro=config.num_micro)
+        if config.exact
+        else GradientSum(model.parameters(), ONE_RANK),
         ranks=ONE_RANK,
         events=events,
         save=save,

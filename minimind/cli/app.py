@@ -14,7 +14,7 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.console import Console
 
-from minimind.cli import data, inspect, models, tokenizer
+from minimind.cli import data, estimate, inspect, models, node, tokenizer, verify
 from minimind.cli.shared import AsJson, console, local
 from minimind.errors import ConfigError, MiniMindError
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 data.app.command()(inspect.show)
 app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")
+app.add_typer(verify.app, name="verify")
 
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended: 128 + SIGINT, as shells have it."""
@@ -126,11 +127,13 @@ def up(
     local().serve.up(console, prefect_port=prefect_port, mlflow_port=mlflow_port)
 
 
+app.command()(estimate.estimate)
 app.command()(models.chat)
 app.command()(models.generate)
 app.command()(inspect.lint)
 app.command()(inspect.trace)
 app.command()(inspect.ledger)
+app.command()(node.node)
 
 
 @app.command()

@@ -1,32 +1,36 @@
 """Causal self-attention with grouped key/value heads, document isolation and a decoding cache.
 
-Two ways to the same numbers, chosen by the device. On the CPU, torch's fused attention gains
-nothing from bf16; blocks of queries against the keys up to the block's end, with the query heads
-that share a key head folded into the rows of one matrix product, take less than half its time
-(`blocked_attention`). Everywhere else it is torch's `scaled_dot_product_attention`
-(`fused_attention`). On the CPU scores are rounded to the compute dtype; softmax sums in fp32 in both.
+Who sees whom is one number per query: the key its document starts at. A query sees the keys from
+there to itself. Documents are contiguous, so nothing of the size T×S is needed to say it, and blocks
+of keys that no query of a block may see are never looked at. Padding counts as one more document:
+every query sees itself, so no row of the softmax is empty and nothing becomes NaN.
 
-A mask is an additive bias (0 or −∞), built once per forward pass and shared by all layers; none
-is needed for plain causal rows. Every query sees itself, padding included (padding counts as one
-more document), so no row of the softmax is empty and nothing becomes NaN.
+Three ways to the same numbers. On the CPU, torch's fused attention gains nothing from bf16; blocks of
+queries against the keys they may see, with the query heads that share a key head folded into the rows
+of one matrix product, take less than half its time (`blocked_attention`). Elsewhere it is torch's
+`scaled_dot_product_attention` with a dense bias for packed rows (`fused_attention`), or, where the
+model's `attention` is set to "flex", torch's flex attention, which skips what is masked
+(`flex_attention`; it has been compared with the others on a CPU and has not been run on a GPU yet).
+On the CPU scores are rounded to the compute dtype; softmax sums in fp32 in all.
 
 Axes: B batch, T query time, S key time, D model width, H query heads, K kv heads, R = H/K, C head
-size. Not here: attention that skips masked blocks (flex, varlen), sliding windows.
+size, N rows of a product (R · queries). Not here: sliding windows, attention split over devices.
 """
 
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.attention import flex_attention as flex
 
 from minimind.errors import ConfigError
+from minimind.model.attention_blocks import blocked_attention
 from minimind.model.config import ModelConfig
 from minimind.model.layers import Linear, RMSNorm, rotate
 
-# Queries per block: smaller blocks skip more of the upper triangle, larger ones make better matrix products.
-BLOCK = 128
+Kind = Literal["auto", "blocked", "fused", "flex"]
+"""How attention is computed; `auto` is "blocked" on the CPU and "fused" elsewhere."""
 
 
 class KeyValueCache:
@@ -104,7 +108,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(config.head_size, config.norm_eps) if config.qk_norm else None
 
     def forward(
-        self, x_BTD: Tensor, *, tables: tuple[Tensor, Tensor], bias_BTS: Tensor | None, cache: KeyValueCache | None
+        self, x_BTD: Tensor, *, tables: tuple[Tensor, Tensor], visible: "Visible", cache: KeyValueCache | None
     ) -> Tensor:
         """What attention adds to the residual stream; appends to `cache` where there is one."""
         heads = (*x_BTD.shape[:2], -1, self.head_size)
@@ -115,19 +119,61 @@ class Attention(nn.Module):
         v_BKTC = v_BTKC.transpose(1, 2)
         if cache is not None:
             k_BKTC, v_BKTC = cache.append(self.layer, k_BKTC, v_BKTC)
-        mixed_BHTC = attend(q_BHTC, k_BKTC, v_BKTC, bias_BTS)
-        return self.o_proj(mixed_BHTC.transpose(1, 2).flatten(2))
+        return self.o_proj(attend(q_BHTC, k_BKTC, v_BKTC, visible).flatten(2))
 
 
-def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, bias_BTS: Tensor | None) -> Tensor:
-    """Attention of the last T of S positions; without a bias it is causal (T = S) or sees all (T = 1)."""
-    if q_BHTC.device.type == "cpu":
-        return blocked_attention(q_BHTC, k_BKSC, v_BKSC, bias_BTS)
-    return fused_attention(q_BHTC, k_BKSC, v_BKSC, bias_BTS)
+class Visible(NamedTuple):
+    """Which keys each query sees, made once per forward pass for all layers (`visible_keys`)."""
+
+    kind: Kind
+    starts_BT: Tensor | None = None
+    """The first key of each query's document; None where rows are one document that starts at key 0."""
+    bias_BTS: Tensor | None = None
+    """For "fused": 0 where a query may see a key, else −∞; None where causality is enough."""
+    blocks: Any = None
+    """For "flex": torch's BlockMask."""
+
+
+def visible_keys(
+    kind: Kind, documents_BS: Tensor | None, *, time: int, keys: int, dtype: torch.dtype, device: torch.device
+) -> Visible:
+    """What the queries, the last `time` of the `keys` positions, see; without documents all are of one.
+
+    Raises ConfigError for a `kind` that cannot do it.
+    """
+    if kind == "auto":
+        kind = "blocked" if device.type == "cpu" else "fused"
+    if kind == "flex" and time != keys:
+        kind = "fused"  # decoding: one query at a time has no blocks to skip
+    starts_BT = None if documents_BS is None else document_starts(documents_BS)[:, keys - time :]
+    if kind == "blocked":
+        return Visible(kind, starts_BT)
+    if kind == "fused":
+        return Visible(kind, bias_BTS=attention_bias(starts_BT, time=time, keys=keys, dtype=dtype, device=device))
+    return Visible(kind, blocks=_flex_blocks(starts_BT, time, device))
+
+
+def document_starts(documents_BS: Tensor) -> Tensor:
+    """The position at which the document of each position starts, B×S in int32; no host sync."""
+    at_S = torch.arange(documents_BS.shape[1], dtype=torch.int32, device=documents_BS.device)
+    changes_BS = F.pad(documents_BS[:, 1:] != documents_BS[:, :-1], (1, 0))
+    return torch.where(changes_BS, at_S, 0).cummax(1).values
+
+
+def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, visible: Visible) -> Tensor:
+    """Attention of the last T of S positions, B×T×H×C; without documents it is causal."""
+    if visible.kind == "blocked":
+        return blocked_attention(q_BHTC, k_BKSC, v_BKSC, visible.starts_BT)
+    if visible.kind == "flex":
+        grouped = q_BHTC.shape[1] != k_BKSC.shape[1]
+        mixed_BHTC = flex.flex_attention(q_BHTC, k_BKSC, v_BKSC, block_mask=visible.blocks, enable_gqa=grouped)
+    else:
+        mixed_BHTC = fused_attention(q_BHTC, k_BKSC, v_BKSC, visible.bias_BTS)
+    return mixed_BHTC.transpose(1, 2)
 
 
 def fused_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, bias_BTS: Tensor | None = None) -> Tensor:
-    """Attention by torch's fused kernels, for accelerators; the arguments of `attend`."""
+    """Attention by torch's fused kernels, B×H×T×C; without a bias it is causal (T = S) or sees all (T = 1)."""
     if bias_BTS is None:
         return F.scaled_dot_product_attention(
             q_BHTC, k_BKSC, v_BKSC, is_causal=q_BHTC.shape[2] > 1, enable_gqa=q_BHTC.shape[1] != k_BKSC.shape[1]
@@ -139,87 +185,26 @@ def fused_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, bias_BTS: Te
 
 
 def attention_bias(
-    documents_BS: Tensor | None, *, time: int, keys: int, dtype: torch.dtype, device: torch.device
+    starts_BT: Tensor | None, *, time: int, keys: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor | None:
-    """0 where a query may see a key (same document, not later), else −∞: B×T×S, or None where none is needed.
-
-    The queries are the last `time` of the `keys` positions; without documents all are of one.
-    """
-    if documents_BS is None and time in (1, keys):
+    """0 where a query may see a key (same document, not later), else −∞: B×T×S, or None where none is needed."""
+    if starts_BT is None and time in (1, keys):
         return None
     at_S = torch.arange(keys, device=device)
     visible_BTS = (at_S <= at_S[keys - time :, None])[None]
-    if documents_BS is not None:
-        visible_BTS = visible_BTS & (documents_BS[:, keys - time :, None] == documents_BS[:, None, :])
+    if starts_BT is not None:
+        visible_BTS = visible_BTS & (at_S >= starts_BT[:, :, None])
     return torch.zeros(visible_BTS.shape, dtype=dtype, device=device).masked_fill_(~visible_BTS, float("-inf"))
 
 
-def blocked_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, bias_BTS: Tensor | None = None) -> Tensor:
-    """Attention by blocks of queries, for the CPU; the arguments of `attend`."""
-    return _BlockedAttention.apply(q_BHTC, k_BKSC, v_BKSC, bias_BTS, torch.is_grad_enabled())
+def _flex_blocks(starts_BT: Tensor | None, time: int, device: torch.device) -> Any:
+    """The BlockMask of rows of documents; made on the device, without a sync.
 
+    In a compiled model; outside of one, torch forms the T×T mask first, and flex attention the scores.
+    """
 
-class _BlockedAttention(torch.autograd.Function):
-    """Keeps the probabilities of the lower triangle; autograd would also pad and add a gradient per slice."""
+    def sees(b: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) if starts_BT is None else (key <= query) & (key >= starts_BT[b, query])
 
-    @staticmethod
-    def forward(
-        ctx: Any, q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, bias_BTS: Tensor | None, training: bool
-    ) -> Tensor:
-        kv_heads, size = k_BKSC.shape[1], q_BHTC.shape[-1]
-        q_BKRTC = q_BHTC.unflatten(1, (kv_heads, -1)) * size**-0.5
-        out_BKRTC = torch.empty_like(q_BKRTC)
-        # needs_input_grad does not know of torch.no_grad, under which nothing needs keeping.
-        needs_gradient = training and any(ctx.needs_input_grad)
-        kept = []
-        for start, stop, seen in _blocks(q_BHTC.shape[2], k_BKSC.shape[2]):
-            rows_BKNC = q_BKRTC[:, :, :, start:stop].flatten(2, 3)
-            scores_BKNS = rows_BKNC @ k_BKSC[:, :, :seen].transpose(-1, -2)
-            _add_bias(scores_BKNS, bias_BTS, start, stop)
-            chances_BKNS = scores_BKNS.softmax(-1)
-            mixed_BKNC = chances_BKNS @ v_BKSC[:, :, :seen]
-            out_BKRTC[:, :, :, start:stop] = mixed_BKNC.unflatten(2, (-1, stop - start))
-            if needs_gradient:
-                kept.append(chances_BKNS)
-        if needs_gradient:
-            ctx.save_for_backward(q_BKRTC, k_BKSC, v_BKSC, *kept)
-        return out_BKRTC.flatten(1, 2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient_BHTC: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q_BKRTC, k_BKSC, v_BKSC, *kept = ctx.saved_tensors
-        gradient_BKRTC = gradient_BHTC.unflatten(1, (k_BKSC.shape[1], -1))
-        dq_BKRTC = torch.empty_like(q_BKRTC)
-        # Every block adds to the first keys: bf16 would lose what late blocks contribute.
-        wide = torch.promote_types(k_BKSC.dtype, torch.float32)
-        dk_BKSC, dv_BKSC = (torch.zeros(x.shape, dtype=wide, device=x.device) for x in (k_BKSC, v_BKSC))
-        for (start, stop, seen), chances_BKNS in zip(_blocks(q_BKRTC.shape[3], k_BKSC.shape[2]), kept, strict=True):
-            rows_BKNC = q_BKRTC[:, :, :, start:stop].flatten(2, 3)
-            gradient_BKNC = gradient_BKRTC[:, :, :, start:stop].flatten(2, 3)
-            dv_BKSC[:, :, :seen] += chances_BKNS.transpose(-1, -2) @ gradient_BKNC
-            dchances_BKNS = gradient_BKNC @ v_BKSC[:, :, :seen].transpose(-1, -2)
-            dscores_BKNS = torch.ops.aten._softmax_backward_data(dchances_BKNS, chances_BKNS, -1, chances_BKNS.dtype)
-            dq_BKNC = dscores_BKNS @ k_BKSC[:, :, :seen]
-            dq_BKRTC[:, :, :, start:stop] = dq_BKNC.unflatten(2, (-1, stop - start))
-            dk_BKSC[:, :, :seen] += dscores_BKNS.transpose(-1, -2) @ rows_BKNC
-        dq_BKRTC.mul_(q_BKRTC.shape[-1] ** -0.5)
-        return dq_BKRTC.flatten(1, 2), dk_BKSC.to(k_BKSC.dtype), dv_BKSC.to(v_BKSC.dtype), None, None
-
-
-def _blocks(time: int, keys: int) -> list[tuple[int, int, int]]:
-    """(first query, end of the block, keys it may see) of every block; queries are the last of the keys."""
-    stops = [min(start + BLOCK, time) for start in range(0, time, BLOCK)]
-    return [(start, stop, keys - time + stop) for start, stop in zip(range(0, time, BLOCK), stops, strict=True)]
-
-
-def _add_bias(scores_BKNS: Tensor, bias_BTS: Tensor | None, start: int, stop: int) -> None:
-    """Mask one block's scores in place; without a bias only the triangle at its end."""
-    block, seen = stop - start, scores_BKNS.shape[-1]
-    scores_BKRTS = scores_BKNS.unflatten(2, (-1, block))
-    if bias_BTS is not None:
-        scores_BKRTS += bias_BTS[:, None, None, start:stop, :seen]
-    elif block > 1:
-        later_TT = torch.ones(block, block, dtype=torch.bool, device=scores_BKNS.device).triu_(1)
-        triangle_TT = torch.zeros(block, block, dtype=scores_BKNS.dtype, device=scores_BKNS.device)
-        scores_BKRTS[..., seen - block :] += triangle_TT.masked_fill_(later_TT, float("-inf"))
+    batch = None if starts_BT is None else len(starts_BT)
+    return flex.create_block_mask(sees, batch, None, time, time, device=str(device))

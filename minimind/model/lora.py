@@ -3,21 +3,35 @@
 `apply_lora` swaps linear maps for adapted ones in place and freezes everything else; any loop then
 trains what is left. `merge_lora` adds B·A into W and gives plain linear maps back. B starts at zero,
 so a freshly adapted model computes what it did before. Names stay what they were, with `lora_A` and
-`lora_B` beside `weight`. Not here: dropout, adapters on embeddings or routers, several at once.
+`lora_B` beside `weight`.
+
+Adapters are saved as the two files of peft, so that they load there on the model exported to Hugging Face's classes,
+and here. Not here: dropout, adapters on embeddings or routers, several at once; peft on a mixture of experts, whose
+matrices Hugging Face stacks.
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minimind.config import nearest
-from minimind.errors import ArtifactError, ConfigError
+from minimind.errors import ArtifactError, ConfigError, MissingError
 from minimind.model.layers import Linear
 from minimind.model.transformer import Transformer
+from minimind.runtime import write_atomic, write_json
+
+ADAPTER_FILE, ADAPTER_CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
+"""peft's names."""
+_PREFIX = "base_model.model."
+"""What peft puts before the name of a matrix."""
 
 
 class LoraLinear(Linear):
@@ -64,12 +78,15 @@ def apply_lora(model: Transformer, *, rank: int, alpha: float, targets: Sequence
 
 @torch.no_grad()
 def merge_lora(model: Transformer) -> None:
-    """Fold every adapter into its weight, remove it, and make all weights trainable again."""
+    """Fold every adapter into its weight, remove it, and make all weights trainable again.
+
+    W + α/r · (B A) in float64 on the CPU, rounded once to the dtype of the weight.
+    """
     for name, adapted in _adapted(model).items():
-        correction = adapted.scale * (adapted.lora_B.double() @ adapted.lora_A.double())
+        weight, lora_A, lora_B = (matrix.cpu().double() for matrix in (adapted.weight, adapted.lora_A, adapted.lora_B))
         plain = Linear(0, 0)
         plain.weight = adapted.weight
-        plain.weight.copy_((plain.weight.double() + correction).to(plain.weight.dtype))
+        plain.weight.copy_((weight + adapted.scale * (lora_B @ lora_A)).to(plain.weight.dtype))
         model.set_submodule(name, plain)
     model.requires_grad_(True)
 
@@ -100,6 +117,45 @@ def load_lora(model: Transformer, state: Mapping[str, Tensor]) -> None:
                 "use the rank and the base model the file was trained with"
             )
         matrix.copy_(state[name])
+
+
+def save_adapter(directory: Path, model: Transformer, *, targets: Sequence[str], base: str | None) -> None:
+    """Write the adapters of `model` as peft does; `base` says of which model they are. No other weight is written."""
+    adapters = list(_adapted(model).values())
+    if not adapters:
+        raise ConfigError("the model carries no adapters; call apply_lora before saving them")
+    rank = len(adapters[0].lora_A)
+    directory.mkdir(parents=True, exist_ok=True)
+    state = {f"{_PREFIX}{name}.weight": matrix.cpu().contiguous() for name, matrix in lora_state(model).items()}
+    write_atomic(directory / ADAPTER_FILE, save(state, metadata={"format": "pt"}))
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": rank,
+        "lora_alpha": adapters[0].scale * rank,
+        "target_modules": list(targets),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    write_json(directory / ADAPTER_CONFIG_FILE, config)
+
+
+def load_adapter(directory: Path, model: Transformer) -> None:
+    """Adapt `model` with what `save_adapter`, or peft for these matrices, wrote. Raises an error naming the file."""
+    path = directory / ADAPTER_CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        rank, alpha, targets = int(config["r"]), float(config["lora_alpha"]), list(config["target_modules"])
+        state = load_file(directory / ADAPTER_FILE)
+    except FileNotFoundError as error:
+        raise MissingError(f"{error.filename or directory / ADAPTER_FILE}: no such file; it is no adapter") from None
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ArtifactError(f"{directory}: is damaged or no adapter ({error}); train it again") from None
+    apply_lora(model, rank=rank, alpha=alpha, targets=targets)
+    load_lora(model, {name.removeprefix(_PREFIX).removesuffix(".weight"): matrix for name, matrix in state.items()})
 
 
 def _adapted(model: Transformer) -> dict[str, LoraLinear]:

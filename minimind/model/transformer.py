@@ -10,20 +10,21 @@ stays in fp32, as under autocast: it is a sum over layers that bf16 would round 
 that fp16 could overflow. Hidden states come out in `compute_dtype`, logits in fp32.
 
 Axes: B batch, T time, S keys seen, D model width, V vocabulary, L layers, E experts, P
-pairs of channels of a head. Not here: the loss (`cross_entropy.py`), sampling, files (`weights.py`),
-activation checkpointing.
+pairs of channels of a head. A layer with `recompute` keeps its input and makes its activations again in the
+backward pass. Not here: the loss (`cross_entropy.py`), sampling, files (`weights.py`).
 """
 
 import hashlib
 import math
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from minimind.errors import ConfigError
-from minimind.model.attention import Attention, KeyValueCache, attention_bias
+from minimind.model.attention import Attention, KeyValueCache, Kind, Visible, visible_keys
 from minimind.model.config import ModelConfig
 from minimind.model.layers import (
     Embedding,
@@ -48,6 +49,32 @@ class Layer(nn.Module):
         self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.mlp = Experts(config) if config.num_experts else SwiGLU(config.hidden_size, config.ffn_size)
+        self.recompute = False
+        """Keep no activations of this layer for the backward pass, but make them again there."""
+
+    def forward(self, stream_BTD: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(the stream with this layer's part added, balance loss, load_E of a layer of experts)."""
+        if self.recompute and torch.is_grad_enabled():
+            # nothing in a layer draws random numbers
+            return checkpoint(self.compute, stream_BTD, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return self.compute(stream_BTD, *inputs)
+
+    def compute(
+        self,
+        stream_BTD: Tensor,
+        dtype: torch.dtype,
+        tables: tuple[Tensor, Tensor],
+        visible: Visible,
+        real_BT: Tensor | None,
+        cache: KeyValueCache | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        normed_BTD = self.input_layernorm(stream_BTD, dtype)
+        stream_BTD = stream_BTD + self.self_attn(normed_BTD, tables=tables, visible=visible, cache=cache)
+        normed_BTD = self.post_attention_layernorm(stream_BTD, dtype)
+        if isinstance(self.mlp, Experts):
+            routed = self.mlp(normed_BTD, real_BT)
+            return stream_BTD + routed.output_BTD, routed.balance_loss, routed.load_E
+        return stream_BTD + self.mlp(normed_BTD), stream_BTD.new_zeros(()), None
 
 
 class Trunk(nn.Module):
@@ -70,6 +97,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = compute_dtype
+        self.attention: Kind = "auto"
+        """How attention is computed; not part of the model, and the same numbers up to rounding."""
         self.model = Trunk(config)
         self.lm_head = None if config.tie_embeddings else Linear(config.hidden_size, config.vocab_size)
         if self.output_weight.device.type != "meta":
@@ -116,7 +145,7 @@ class Transformer(nn.Module):
         """(hidden_BTD after the last norm in the compute dtype, the experts' balance loss as an fp32 scalar).
 
         Positions default to those after the cache's. Tokens of different `documents_BT` do not see
-        each other; −1 is padding, whose hidden states are finite and mean nothing. With a `cache`
+        each other and are contiguous; −1 is padding, whose hidden states are finite and mean nothing. With a `cache`
         the tokens continue it and are added to it.
         """
         hidden_BTD, balance_loss, _ = self._run(tokens_BT, positions_BT, documents_BT, cache)
@@ -144,8 +173,13 @@ class Transformer(nn.Module):
         if positions_BT is None:
             positions_BT = torch.arange(seen, seen + time, device=tokens_BT.device)[None]
         documents_BS = cache.reserve(batch, time, documents_BT) if cache is not None else documents_BT
-        bias_BTS = attention_bias(
-            documents_BS, time=time, keys=seen + time, dtype=self.compute_dtype, device=tokens_BT.device
+        visible = visible_keys(
+            self.attention,
+            documents_BS,
+            time=time,
+            keys=seen + time,
+            dtype=self.compute_dtype,
+            device=tokens_BT.device,
         )
         frequencies_P = rotary_frequencies(self.config, tokens_BT.device)
         tables = rotary_tables(frequencies_P, positions_BT, self.compute_dtype)
@@ -155,16 +189,10 @@ class Transformer(nn.Module):
         balance_loss = torch.zeros((), dtype=stream_BTD.dtype, device=stream_BTD.device)
         loads = []
         for layer in self.model.layers:
-            normed_BTD = layer.input_layernorm(stream_BTD, self.compute_dtype)
-            stream_BTD = stream_BTD + layer.self_attn(normed_BTD, tables=tables, bias_BTS=bias_BTS, cache=cache)
-            normed_BTD = layer.post_attention_layernorm(stream_BTD, self.compute_dtype)
-            if isinstance(layer.mlp, Experts):
-                routed = layer.mlp(normed_BTD, real_BT)
-                stream_BTD = stream_BTD + routed.output_BTD
-                balance_loss = balance_loss + routed.balance_loss
-                loads.append(routed.load_E)
-            else:
-                stream_BTD = stream_BTD + layer.mlp(normed_BTD)
+            stream_BTD, layer_loss, load_E = layer(stream_BTD, self.compute_dtype, tables, visible, real_BT, cache)
+            if load_E is not None:
+                balance_loss = balance_loss + layer_loss
+                loads.append(load_E)
         if cache is not None:
             cache.advance(time)
         return self.model.norm(stream_BTD, self.compute_dtype), balance_loss, loads

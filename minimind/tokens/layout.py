@@ -34,13 +34,14 @@ class Batch:
     """int64 row of the packing plan; of pairs, the number of the pair of each side."""
 
     @classmethod
-    def empty(cls, num_rows: int, width: int) -> "Batch":
-        """A batch to be filled.
+    def empty(cls, num_rows: int, width: int, *, num_items: int | None = None) -> "Batch":
+        """A batch to be filled, of as many items as rows where their number is not given.
 
         Its arrays are one block of memory: malloc gives memory back to the system, and faults it in again at the
         next batch, by the size of the largest block it has seen. Four blocks cost twice as much.
         """
-        return cls(*np.empty((4, num_rows, width), np.int32), np.empty(num_rows, np.int64))
+        items_B = np.empty(num_rows if num_items is None else num_items, np.int64)
+        return cls(*np.empty((4, num_rows, width), np.int32), items_B)
 
     def __len__(self) -> int:
         return len(self.items_B)
@@ -118,7 +119,7 @@ class Grid:
         self, tokens_N: np.ndarray, labels_N: np.ndarray, *, numbers: np.ndarray, items_B: np.ndarray, padding: int
     ) -> Batch:
         """The batch of these ids and labels, with `numbers` of the pieces' documents."""
-        batch = Batch.empty(self.num_rows, self.width)
+        batch = Batch.empty(self.num_rows, self.width, num_items=len(items_B))  # packed sides: more than rows
         batch.items_B[:] = items_B
         documents_N = self.spread(numbers.astype(np.int32), -1)
         nothing = np.flatnonzero(documents_N < 0)

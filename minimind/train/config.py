@@ -6,9 +6,10 @@ to a step (`loop.py`, `optimizer.py`, `objectives.py`).
 """
 
 import math
-from typing import Annotated, ClassVar, Literal, Self
+import re
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from minimind.config import WHERE, Config
 from minimind.runtime import Precision
@@ -21,6 +22,16 @@ Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 MixedRows = Literal["pretrain", "chat"]
+
+
+class LoraSettings(Config):
+    """Low-rank additions to frozen weights (`minimind.model.lora`)."""
+
+    rank: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """The addition is scaled by `alpha / rank`."""
+    targets: tuple[str, ...] = ("q_proj", "o_proj")
+    """Last parts of the names of the matrices that get an addition."""
 
 
 class TrainConfig(Config):
@@ -47,7 +58,12 @@ class TrainConfig(Config):
     min_lr: Rate | None = None
     """Where the schedule ends; a tenth of `lr` by default."""
     warmup_steps: Annotated[int, Field(ge=0)] = 100
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """`wsd` is warm-up, stable, decay: the peak for most of the training, down over its last `decay_fraction`."""
+    decay_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of all steps over which `wsd` decays; 0.2 by default."""
+    decay_shape: Literal["sqrt", "linear"] | None = None
+    """How `wsd` decays: by 1 − √(share of the decay done), the default, or in a line."""
     lr_scales: dict[Part, Rate] = {}
     """Factors on `lr` for parts of the model; 0 freezes a part."""
     weight_decay: Rate = 0.01
@@ -56,16 +72,28 @@ class TrainConfig(Config):
     grad_clip: Rate = 1.0
     """Largest norm of the gradient; 0 clips nothing."""
 
+    lora: LoraSettings | None = None
+    """Train additions of low rank instead of the weights; they are kept, and merged into the weights at the end."""
+
     precision: Precision = "auto"
     compile: Literal["auto", "on", "off"] = "off"
-    """`auto` compiles on a GPU for runs of 100 M tokens and more, where it pays for itself."""
+    """`auto` compiles where it pays: on a GPU from 100 M tokens on, on a CPU long runs in bf16 (`setup.py`)."""
+    exact: bool = False
+    """The same weights to the bit at 1, 2, 4, … ranks (`exact.py`); `micro_tokens` is then a part of the identity."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     validate_every: Annotated[int, Field(ge=0)] = 100
     """Steps between two looks at the validation split; 0 looks only at the end."""
 
-    parallel: Annotated[Literal["ddp"], WHERE] = "ddp"
-    """How ranks share the work: each holds the whole model and a slice of every batch."""
+    parallel: Annotated[Literal["ddp", "zero1", "fsdp"], WHERE] = "ddp"
+    """What ranks divide beside the batch: nothing, the optimizer's state, or everything (`strategy.py`)."""
+    checkpoint_activations: Annotated[bool, WHERE] = False
+    """Make each layer's activations again in the backward pass instead of keeping them."""
     processes: Annotated[Positive, WHERE] = 1
+    """Ranks on each node."""
+    nodes: Annotated[Positive, WHERE] = 1
+    """Machines that train together; the others run `minimind node` (`nodes.py`)."""
+    rendezvous: Annotated[str | None, WHERE] = None
+    """`host:port` of the machine that runs the stage, where nodes meet."""
     threads: Annotated[Positive | None, WHERE] = None
     """Threads of each process; the cores divided by `processes` by default."""
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], WHERE] = "auto"
@@ -80,6 +108,10 @@ class TrainConfig(Config):
             raise ValueError("give exactly one of `epochs` and `tokens`")
         if self.min_lr is not None and self.min_lr > self.lr:
             raise ValueError(f"`min_lr` {self.min_lr} is above `lr` {self.lr}")
+        if self.schedule != "wsd" and (self.decay_fraction or self.decay_shape):
+            raise ValueError(
+                f'`decay_fraction` and `decay_shape` are for `schedule` = "wsd", not "{self.schedule}"; leave them out'
+            )
         if self.own_rows in self.mix or sum(self.mix.values()) > 0.99:
             raise ValueError(
                 f"`mix` = {self.mix} names kinds of rows other than its own, {self.own_rows}, and leaves 0.01 or more "
@@ -87,12 +119,38 @@ class TrainConfig(Config):
             )
         if self.batch_items < 1:
             raise ValueError(f"`batch_tokens` {self.batch_tokens} holds no {self._item} of `length` {self.length}")
-        if self.batch_items < self.processes:
+        if self.batch_items < self.processes * self.nodes:
             raise ValueError(
                 f"`batch_tokens` {self.batch_tokens} holds {self.batch_items} {self._item}s of `length` {self.length}, "
-                f"fewer than `processes` {self.processes}; raise the first or lower the last"
+                f"fewer than `processes` {self.processes}{f' × `nodes` {self.nodes}' if self.nodes > 1 else ''}; "
+                "raise the first or lower the last"
             )
         return self
+
+    @field_validator("parallel", mode="before")
+    @classmethod
+    def _no_deepspeed(cls, value: Any) -> Any:
+        if value == "deepspeed":
+            raise ValueError(
+                "DeepSpeed wants to own the loop, its checkpoints are pickles, and its ZeRO-3 frees the output "
+                'projection before the loss reads it (docs/log.md); "zero1" and "fsdp" divide the same'
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _nodes_can_meet(self) -> Self:
+        if self.nodes > 1 and not re.fullmatch(r".+:\d{1,5}", self.rendezvous or ""):
+            raise ValueError(
+                f'`nodes` {self.nodes} need `rendezvous` = "host:port" of the first one (given: {self.rendezvous})'
+            )
+        if self.nodes == 1 and self.rendezvous:
+            raise ValueError("`rendezvous` is for several `nodes`; raise that, or leave it out")
+        return self
+
+    @property
+    def adapters(self) -> LoraSettings | None:
+        """What is trained in the place of the weights; None where those are."""
+        return self.lora
 
     @property
     def lowest_lr(self) -> float:
@@ -112,6 +170,20 @@ class TrainConfig(Config):
     def micro_items(self) -> int:
         """Rows (or pairs) a rank takes at once; never below one."""
         return max(1, self.micro_tokens // self.item_tokens)
+
+    @property
+    def num_micro(self) -> int:
+        """Micro-batches of a step over all ranks, where ranks divide none."""
+        return -(-self.batch_items // self.micro_items)
+
+    @property
+    def unit(self) -> int:
+        """Rows (or pairs) that are never divided among ranks."""
+        return self.micro_items if self.exact else 1
+
+    def identity(self) -> dict[str, Any]:
+        """With `exact` the size of a micro-batch decides the last bit, so it counts."""
+        return super().identity() | ({"micro_tokens": self.micro_tokens} if self.exact else {})
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Steps of the whole training, rounded up."""

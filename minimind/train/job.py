@@ -18,74 +18,109 @@ from minimind.model.config import count_parameters
 from minimind.model.transformer import Transformer
 from minimind.tokens.mixture import MixtureBatches
 from minimind.train.checkpoint import (
-    CHECKPOINTS_DIR,
     Found,
     find_checkpoint,
     load_checkpoint,
     open_checkpoint,
     save_checkpoint,
 )
-from minimind.train.launch import TRAINING_FILE
+from minimind.train.digests import digest_state
+from minimind.train.exact import deterministic, require_exact
+from minimind.train.launch import CHECKPOINTS_DIR, TRAINING_FILE
 from minimind.train.loop import Figures, Progress, Training, train
 from minimind.train.optimizer import LossScale, make_optimizers
-from minimind.train.parallel import GradientSum, Ranks
-from minimind.train.results import describer, save_result, summarize, tokenizer_dir, trained_parameters
+from minimind.train.parallel import Ranks
+from minimind.train.results import save_result, summarize, tokenizer_dir, trained_parameters
+from minimind.train.row_names import name_rows
 from minimind.train.setup import choose_dtype, compiles, make_model
-from minimind.train.splits import Split, open_train_split, open_val_split
+from minimind.train.splits import Split, mixed_input, open_train_split, open_val_split
 from minimind.train.stage_configs import TrainRun
 from minimind.train.stage_objectives import make_objectives
+from minimind.train.strategy import Strategy, make_strategy
 from minimind.train.validation import HeldOut, validate
+from minimind.train.watch import Watch
 
 
 def run_rank(run: TrainRun, ranks: Ranks) -> None:
     """Train as `run` says; on the first rank, leave the model directory and `training.json` behind."""
     config, out_dir = run.config, run.out_dir
+    if config.exact:
+        require_exact(config, ranks)
     dtype = choose_dtype(run, ranks)
     trained = open_train_split(run.stage, config, run.inputs, tokenizer_dir(run))
     held_out = open_val_split(run.stage, config, run.inputs, ranks=ranks.size)
     model = make_model(run, trained, ranks, dtype)
-    objective, measured = make_objectives(run, model, trained, held_out, ranks, dtype)
+    strategy = make_strategy(config, model, ranks)
+    objectives = make_objectives(run, model, trained, held_out, ranks, dtype)
+    strategy.settle()
     optimizers = make_optimizers(model, config, dtype=dtype)
+    strategy.give(optimizers)
     total_steps = config.total_steps(trained.steps_per_epoch)
     identity = fingerprint.digest({"config": config.identity(), "inputs": run.fingerprints})
     found, passed_over = _find_checkpoint(out_dir, identity, ranks)
     progress = Progress(loss_scale=LossScale.of(dtype))
     if found:
-        progress = load_checkpoint(found, model=model, optimizers=optimizers, ranks=ranks)
+        progress = load_checkpoint(found, model=model, optimizers=optimizers, ranks=ranks, layout=strategy.layout)
     kept = found.header.events_offset if found else 0
-    with EventWriter(out_dir / EVENTS_FILE, keep_bytes=kept) if ranks.is_first else nullcontext() as events:
+    writer = EventWriter(out_dir / EVENTS_FILE, keep_bytes=kept) if ranks.is_first else nullcontext()
+    with deterministic(config.exact), writer as events:
         if events:
-            _announce(events, run, ranks, model, found, passed_over)
+            _announce(events, run, ranks, model, found, [*passed_over, *objectives.warnings])
+            for line in objectives.notes:
+                events.log(line)
             _tell_mixture(events, trained, 0)
         if compiles(run, total_steps, ranks):
-            model.hidden = torch.compile(model.hidden)  # type: ignore[method-assign]
-        held_out_items = held_out and HeldOut(held_out.batches, held_out.num_items, held_out.batch_items)
+            strategy.compile()
+        held_out_items = held_out and HeldOut(
+            held_out.batches,
+            held_out.num_items,
+            held_out.batch_items,
+            unit=config.micro_items if config.exact else None,
+        )
 
         def look(sample: bool) -> Figures:
-            return validate(model, measured, held_out_items, ranks, sample=sample) if held_out_items else {}
+            return validate(model, objectives.measured, held_out_items, ranks, sample=sample) if held_out_items else {}
 
+        watch = Watch(
+            run,
+            model,
+            optimizers,
+            trained.batches,
+            ranks,
+            events,
+            progress,
+            total_steps=total_steps,
+            steps_per_epoch=trained.steps_per_epoch,
+        )
+        token_sets = [run.inputs["tokens"], *(run.inputs[mixed_input(kind)] for kind in config.mix)]
         training = Training(
             config=config,
             total_steps=total_steps,
             model=model,
-            objective=objective,
+            objective=objectives.trained,
             batches=trained.batches,
             optimizers=optimizers,
-            gradients=GradientSum(model.parameters(), ranks),
+            gradients=strategy.gradients,
             ranks=ranks,
             events=events,
             validate=lambda: look(sample=True),
-            save=partial(_save_progress, out_dir, identity, model, optimizers, ranks, events),
-            describe=describer(run, model, ranks),
+            save=partial(_save_progress, out_dir, identity, model, optimizers, strategy, ranks, events),
+            describe=watch.describe,
+            observe=watch.observe,
+            name_rows=lambda step: name_rows(trained.batches, token_sets, step),
         )
         figures = train(training, progress)
         at_the_end = look(sample=False)
+        whole = strategy.whole_model()
         if events:
             if at_the_end:
                 events.step(progress.step, total_steps, at_the_end)
             mixture = _tell_mixture(events, trained, progress.step)
             summary = summarize(run, training, trained.tokens.info, progress, figures | at_the_end, mixture)
-            save_result(run, model)
+            alone = ranks.size == 1 or config.parallel == "ddp"  # else the optimizers' state is in parts
+            digests = digest_state(whole, optimizers if alone else ())
+            summary = summary.replace(figures={**summary.figures, **digests})
+            save_result(run, whole)
             runtime.write_json(out_dir / TRAINING_FILE, summary.model_dump(mode="json"))
 
 
@@ -94,11 +129,14 @@ def _save_progress(
     identity: str,
     model: Transformer,
     optimizers: list[Optimizer],
+    strategy: Strategy,
     ranks: Ranks,
     events: EventWriter | None,
     progress: Progress,
-) -> None:
-    save_checkpoint(
+) -> str | None:
+    """Save, or go on without and say so: the next try may find room on the disk."""
+    strategy.settle()
+    problem = save_checkpoint(
         out_dir / CHECKPOINTS_DIR,
         progress,
         run=identity,
@@ -106,7 +144,11 @@ def _save_progress(
         optimizers=optimizers,
         ranks=ranks,
         events_offset=events.offset() if events else 0,
+        layout=strategy.layout,
     )
+    if problem and events:
+        events.log(problem, level="warning")
+    return problem
 
 
 def _find_checkpoint(out_dir: Path, identity: str, ranks: Ranks) -> tuple[Found | None, list[str]]:

@@ -10,11 +10,16 @@ stage is interrupted it sends SIGTERM to the agent, waits, then kills what is le
 (torchrun gives each rank a session of its own, so no process group holds them all).
 
 Ranks are told one thing, `run.json`. What they print goes to `ranks.log`; what ended one of them
-goes to `failure-<rank>.json`, and comes out here as the error of the stage. Not here: several
-machines.
+goes to `failure-<rank>.json`, and comes out here as the error of the stage.
+
+With several `nodes` the stage runs on node 0, which owns the directory, and waits for the agents of the others
+(`nodes.py`); all see that directory. Ranks count from node 0, so rank 0 writes where the stage is.
 """
 
+import errno
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,22 +27,32 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
 from minimind import errors, runtime
 from minimind.config import Config
 from minimind.errors import MiniMindError, StageError
+from minimind.train.config import TrainConfig
 from minimind.train.stage_configs import TrainRun
+
+logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 TRAINING_FILE = "training.json"
 """The summary that the first rank leaves."""
+CHECKPOINTS_DIR = "checkpoints"
 LOG_FILE = "ranks.log"
 PARENT_VARIABLE = "MINIMIND_PARENT_PID"
 GRACE_SECONDS = 10
 """From SIGTERM to SIGKILL: time for a step and a checkpoint of a small model."""
+MEETING_SECONDS = 600
+"""How long node 0 waits for the others, and they for it."""
+ROOM_BYTES = 64 << 10
+"""Less than this and a rank may not have been able to say why it ended."""
 TAIL_LINES = 40
 STOPPED_BY_SIGNAL = 128 + signal.SIGTERM
 """Exit code of a rank that stopped because it was asked to."""
@@ -63,15 +78,13 @@ def launch(run: TrainRun) -> None:
         old.unlink()
     run_path = run.out_dir / RUN_FILE
     runtime.write_json(run_path, run.model_dump(mode="json"))
-    with (run.out_dir / LOG_FILE).open("wb") as log:
-        process = subprocess.Popen(
-            _command(run_path, processes=run.config.processes),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=_environment(run),
-            start_new_session=True,  # a terminal's Ctrl-C is this process's to handle
+    if run.config.nodes > 1:  # somebody may have to do something
+        logger.warning(
+            "%s: meets %d more nodes at %s (`minimind node --rank N` there)",
+            *(run.stage, run.config.nodes - 1, run.config.rendezvous),
         )
+    with (run.out_dir / LOG_FILE).open("wb") as log:
+        process = start_agent(run, run_path, node_rank=0, output=log)
         try:
             code = _wait(process)
         except BaseException:
@@ -79,6 +92,18 @@ def launch(run: TrainRun) -> None:
             raise
     if code:
         raise _error_of(run, code)
+
+
+def start_agent(run: TrainRun, run_path: Path, *, node_rank: int, output: BinaryIO | None) -> subprocess.Popen[bytes]:
+    """Start the agent of one node. What it and its ranks print goes to `output`, or where this process's does."""
+    return subprocess.Popen(
+        _command(run.config, run_path, node_rank=node_rank),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
+        env=_environment(run),
+        start_new_session=True,  # a terminal's Ctrl-C is this process's to handle
+    )
 
 
 def stop_tree(process: subprocess.Popen[bytes], *, grace_seconds: float) -> None:
@@ -117,20 +142,40 @@ def record_failure(out_dir: Path, rank: int, error: BaseException) -> None:
     known = (kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
     kind = next(known, type(error).__name__)
     failure = Failure(rank=rank, time=time.time(), kind=kind, message=str(error), lines=lines)
-    runtime.write_json(out_dir / f"failure-{rank}.json", failure.model_dump(mode="json"))
+    with suppress(OSError):  # a disk that is full has no room for the note either; `launch` looks
+        runtime.write_json(out_dir / f"failure-{rank}.json", failure.model_dump(mode="json"))
 
 
-def _command(run_path: Path, *, processes: int) -> list[str]:
+def _command(config: TrainConfig, run_path: Path, *, node_rank: int) -> list[str]:
     return [
         *(sys.executable, "-m", "minimind.train.launch"),
-        *("--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes), "--max-restarts", "0"),
+        *_meeting(config, run_path, node_rank=node_rank),
+        *("--nproc-per-node", str(config.processes), "--max-restarts", "0"),
         *("--shutdown-timeout", str(GRACE_SECONDS)),
         *("-m", "minimind.train", str(run_path)),
     ]
 
 
+def _meeting(config: TrainConfig, run_path: Path, *, node_rank: int) -> list[str]:
+    """How agents find each other: not at all, or over a store on node 0.
+
+    The rendezvous is torchrun's static one: its dynamic one (c10d) numbers nodes as they come, and rank 0 would be
+    somewhere. Its id is the time at which `run.json` was written, so that an agent with an older file meets nobody.
+    """
+    if config.nodes == 1:
+        return ["--standalone", "--local-addr", "127.0.0.1"]
+    assert config.rendezvous is not None
+    host, _, port = config.rendezvous.rpartition(":")
+    return [
+        *("--nnodes", str(config.nodes), "--node-rank", str(node_rank)),
+        *("--master-addr", host, "--master-port", port),
+        *("--rdzv-id", str(run_path.stat().st_mtime_ns), "--rdzv-conf", f"timeout={MEETING_SECONDS}"),
+    ]
+
+
 def _environment(run: TrainRun) -> dict[str, str]:
-    threads = run.config.threads or max(1, runtime.cpu_count() // run.config.processes)
+    # sums over a large tensor are cut by threads, so `exact` has one number of them for all layouts
+    threads = run.config.threads or (1 if run.config.exact else max(1, runtime.cpu_count() // run.config.processes))
     path = [str(runtime.CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {
         **os.environ,
@@ -157,6 +202,12 @@ def _error_of(run: TrainRun, code: int) -> MiniMindError:
     """The failure that came first; the others are only what it did to the other ranks."""
     paths = run.out_dir.glob("failure-*.json")
     failures = sorted((Failure.model_validate_json(path.read_bytes()) for path in paths), key=lambda f: f.time)
+    no_room = [failure for failure in failures if os.strerror(errno.ENOSPC) in failure.message]
+    if no_room or (not failures and shutil.disk_usage(run.out_dir).free < ROOM_BYTES):
+        return StageError(
+            f"{run.stage}: no space is left in {run.out_dir}; make room, and run it again: it goes on from the last "
+            "checkpoint that could be written"
+        )
     if failures:
         first = failures[0]
         known = getattr(errors, first.kind, None)
@@ -165,6 +216,11 @@ def _error_of(run: TrainRun, code: int) -> MiniMindError:
         what = f"{run.stage}: rank {first.rank} failed with {first.kind}: {first.message}"
         return StageError("\n".join([what, *first.lines]))
     lines = (run.out_dir / LOG_FILE).read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
+    if run.config.nodes > 1 and any("DistStoreError" in line or "DistNetworkError" in line for line in lines):
+        return StageError(
+            f"{run.stage}: `nodes` {run.config.nodes} did not meet at {run.config.rendezvous} within "
+            f"{MEETING_SECONDS // 60} minutes; start `minimind node --rank N` on the others, and look at {LOG_FILE}"
+        )
     return StageError("\n".join([f"{run.stage}: training ended with exit code {code}; its last lines:", *lines]))
 
 

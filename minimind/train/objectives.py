@@ -1,30 +1,33 @@
-"""What a step minimises: each objective is a few functions of (model, batch) that the loop knows nothing about.
+"""What a step minimises: each objective is one function `(model, batch) -> Loss` that the loop knows nothing about.
 
 Axes: B rows, P pairs, S sides of pairs (the chosen ones, then the rejected ones), T time, D model width,
 N tokens (B·T), V vocabulary.
 
-An objective gives the *sum* over its units (trained tokens, or pairs), and says from the batch
-alone how many units it holds. The loop divides once by the count of the whole global batch, so
-the gradient does not depend on how a batch is cut into micro-batches and ranks. (The balance loss
-of a mixture of experts is a mean over what the layer sees at once; it is weighted by the units of
-each part, and does depend on the cut a little.)
+A `Loss` is the *sum* over units (trained tokens, or pairs), their count, and figures. The loop divides once by the
+count of the whole global batch, so the gradient does not depend on how a batch is cut into micro-batches and ranks.
+It needs that count before the first backward pass, for fp16 to have gradients of a size it can hold; so `Units` says
+it from the batch alone, which every rank has, and no rank asks another. (The balance loss of a mixture of experts is
+a mean over what the layer sees at once; it is weighted by the count of each part, and does depend on the cut a little.)
 
-Not here: which tokens are trained (the token set's mask says it), and generation of answers for online methods.
+Not here: the formulas of preference losses (`preference_losses.py`) and of distillation (`distillation.py`), which
+tokens are trained (the token set's mask says it), and generation of answers for online methods.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from minimind.model.cross_entropy import label_log_probs, linear_cross_entropy
 from minimind.model.transformer import Transformer
 from minimind.tokens.layout import IGNORE, Batch, pack_sides
+from minimind.train.distillation import distillation_loss
+from minimind.train.preference_losses import PreferenceLoss, Side, sigmoid
 
 Sums = dict[str, Tensor]
 """Name → scalar sum over the units of a batch. `loss` is among them; the rest is for people."""
@@ -46,21 +49,71 @@ class Tensors:
         tokens_BT, labels_BT, *others = moved
         return cls(tokens_BT.long(), labels_BT.long(), *others)
 
+    @property
+    def num_trained(self) -> Tensor:
+        """Tokens with a label; stays on the device."""
+        return (self.labels_BT != IGNORE).sum()
+
+
+class Loss(NamedTuple):
+    """What an objective gives for a part of a batch."""
+
+    sum: Tensor
+    """Over the units of the part; what is differentiated."""
+    count: Tensor | int
+    """Units of the part."""
+    extras: Sums = {}
+    """Further sums over the units, for the log."""
+    balance_loss: Tensor | None = None
+    """That of the model's experts, as its forward pass gave it; a mean, added by `Objective`."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """What a loss is a sum over, and how a batch is counted and cut. An item is what is never cut: a row, a pair."""
+
+    count: Callable[[Batch], int]
+    items: Callable[[Batch], int]
+    take: Callable[[Batch, int, int], Batch]
+    """The items from start to stop, as a batch."""
+
 
 @dataclass(frozen=True)
 class Objective:
-    """How a batch is counted, cut, trained on and measured."""
+    """A function to minimise, as the loop and the validation use it."""
 
-    count: Callable[[Batch], int]
-    """Units in a batch; what its sums are divided by."""
-    items: Callable[[Batch], int]
-    """Rows or pairs in a batch."""
-    take: Callable[[Batch, int, int], Batch]
-    """The items from start to stop, as a batch."""
-    loss: Callable[[Transformer, Tensors], tuple[Tensor, Sums]]
-    """The sum to differentiate, and figures."""
-    measure: Callable[[Transformer, Tensors], Sums]
-    """Figures on held-out items; called without gradients."""
+    function: Callable[[Transformer, Tensors], Loss]
+    units: Units
+    figures: Callable[[Transformer, Tensors], Sums] | None = None
+    """What held-out items are measured by, where it is not the function itself; called without gradients."""
+
+    def count(self, batch: Batch) -> int:
+        """Units in a batch; what its sums are divided by."""
+        return self.units.count(batch)
+
+    def items(self, batch: Batch) -> int:
+        """Rows or pairs in a batch."""
+        return self.units.items(batch)
+
+    def take(self, batch: Batch, start: int, stop: int) -> Batch:
+        """The items from start to stop, as a batch."""
+        return self.units.take(batch, start, stop)
+
+    def loss(self, model: Transformer, batch: Tensors) -> tuple[Tensor, Sums]:
+        """The sum to differentiate, balance loss included, and figures."""
+        found = self.function(model, batch)
+        sums = {"loss": found.sum, **found.extras}
+        if found.balance_loss is None or not model.config.num_experts:
+            return found.sum, sums
+        balance_loss = found.balance_loss * found.count
+        return found.sum + balance_loss, {**sums, "balance_loss": balance_loss}
+
+    def measure(self, model: Transformer, batch: Tensors) -> Sums:
+        """Figures on held-out items."""
+        if self.figures:
+            return self.figures(model, batch)
+        found = self.function(model, batch)
+        return {"loss": found.sum, **found.extras}
 
 
 def next_token(bytes_per_token: Tensor | None = None) -> Objective:
@@ -70,26 +123,24 @@ def next_token(bytes_per_token: Tensor | None = None) -> Objective:
     per content byte too, which compares models of different tokenizers.
     """
 
-    def measure(model: Transformer, batch: Tensors) -> Sums:
-        hidden_ND, _ = _flat_hidden(model, batch)
+    def function(model: Transformer, batch: Tensors) -> Loss:
+        hidden_ND, balance_loss = flat_hidden(model, batch)
+        loss = linear_cross_entropy(hidden_ND, model.output_weight, batch.labels_BT.flatten())
+        return Loss(loss, batch.num_trained, balance_loss=balance_loss)
+
+    def figures(model: Transformer, batch: Tensors) -> Sums:
+        hidden_ND, _ = flat_hidden(model, batch)
         labels_N = batch.labels_BT.flatten()
-        if bytes_per_token is None:
-            return {"loss": linear_cross_entropy(hidden_ND, model.output_weight, labels_N)}
         nats_N = -label_log_probs(hidden_ND, model.output_weight, labels_N)
-        bytes_N = bytes_per_token.to(labels_N.device)[labels_N.clamp(min=0)] * (labels_N != IGNORE)
+        assert bytes_per_token is not None
+        bytes_N = _label_bytes(bytes_per_token, labels_N)
         return {
             "loss": nats_N.sum(),
             "content_nats": (nats_N * (bytes_N > 0)).sum(),
             "content_bytes": bytes_N.sum(),
         }
 
-    return Objective(count_tokens, count_rows, take_rows, _next_token_loss, measure)
-
-
-def _next_token_loss(model: Transformer, batch: Tensors) -> tuple[Tensor, Sums]:
-    hidden_ND, balance_loss = _flat_hidden(model, batch)
-    loss = linear_cross_entropy(hidden_ND, model.output_weight, batch.labels_BT.flatten())
-    return _with_balance(model, loss, balance_loss, units=(batch.labels_BT != IGNORE).sum(), sums={"loss": loss})
+    return Objective(function, TOKENS, None if bytes_per_token is None else figures)
 
 
 @dataclass(frozen=True)
@@ -101,101 +152,100 @@ class Reference:
 
 
 def dpo(reference: Reference, *, beta: float, label_smoothing: float = 0.0) -> Objective:
-    """Direct preference optimisation (Rafailov et al. 2023, eq. 7), label smoothing as in conservative DPO.
+    """Direct preference optimisation as published."""
+    return preference(partial(sigmoid, beta=beta, label_smoothing=label_smoothing), reference)
 
-    −log σ(β·margin) with margin = log π/ref of the chosen answer − log π/ref of the rejected one,
-    log-probabilities summed over the trained tokens: ln 2 for an untouched policy.
+
+def preference(
+    loss: PreferenceLoss, reference: Reference | None = None, *, bytes_per_token: Tensor | None = None
+) -> Objective:
+    """The mean of a preference loss over pairs, and how far the model has moved.
+
+    Without a `reference` (for losses that need none) `kl` and `drift_bits_per_byte` are not told, without
+    `bytes_per_token` (V integers, 0 for special tokens) the second is not.
     """
 
-    def pair_sums(model: Transformer, batch: Tensors) -> tuple[Tensor, Sums, Tensor]:
+    def function(model: Transformer, batch: Tensors) -> Loss:
         chosen_P, rejected_P, balance_loss = pair_log_probs(model, batch)
+        chosen_tokens_P, rejected_tokens_P = _by_side(batch.labels_BT != IGNORE, batch).clamp(min=1).chunk(2)
         pairs_P = batch.items_B[: len(chosen_P)]
-        chosen_reward_P = beta * (chosen_P - reference.chosen_P[pairs_P])
-        rejected_reward_P = beta * (rejected_P - reference.rejected_P[pairs_P])
-        margin_P = chosen_reward_P - rejected_reward_P
-        loss = -(1 - label_smoothing) * F.logsigmoid(margin_P) - label_smoothing * F.logsigmoid(-margin_P)
-        sums = {
-            "loss": loss.sum(),
+        chosen = Side(chosen_P, chosen_tokens_P, None if reference is None else reference.chosen_P[pairs_P])
+        rejected = Side(rejected_P, rejected_tokens_P, None if reference is None else reference.rejected_P[pairs_P])
+        verdict = loss(chosen, rejected)
+        margin_P = verdict.chosen_reward_P - verdict.rejected_reward_P
+        extras = {
             # an untouched policy decides nothing: half a point, not a lost one
             "accuracy": (margin_P > 0).float().sum() + 0.5 * (margin_P == 0).float().sum(),
+            "chosen_reward": verdict.chosen_reward_P.sum(),
+            "rejected_reward": verdict.rejected_reward_P.sum(),
             "reward_margin": margin_P.sum(),
             "chosen_logp": chosen_P.sum(),
             "rejected_logp": rejected_P.sum(),
-            # how far the policy moved from the reference, in nats per pair (an estimate on given text, not a KL)
-            "drift": ((chosen_reward_P + rejected_reward_P) / (2 * beta)).abs().sum(),
+            **_moved(chosen, rejected, batch, bytes_per_token),
         }
-        return loss.sum(), sums, balance_loss
+        return Loss(verdict.loss_P.sum(), len(chosen_P), extras, balance_loss)
 
-    def train_loss(model: Transformer, batch: Tensors) -> tuple[Tensor, Sums]:
-        loss, sums, balance_loss = pair_sums(model, batch)
-        units = torch.tensor(len(batch.items_B) // 2, device=loss.device)
-        return _with_balance(model, loss, balance_loss, units=units, sums=sums)
+    return Objective(function, PAIRS)
 
-    return Objective(count_pairs, count_pairs, take_pairs, train_loss, lambda model, batch: pair_sums(model, batch)[1])
+
+def _moved(chosen: Side, rejected: Side, batch: Tensors, bytes_per_token: Tensor | None) -> Sums:
+    """How far the policy is from its reference, on the pairs' own answers.
+
+    `kl` is the mean of log π_ref/π over both answers, in nats an answer: what KL(π_ref ‖ π) would be if the answers
+    were drawn from the reference. They are not, so it may be negative; a policy that drifts shows it all the same.
+    `drift_bits_per_byte` is what the policy needs more than the reference for a byte of the chosen answer.
+    """
+    if chosen.reference_P is None:
+        return {}
+    worse_chosen_P, worse_rejected_P = -chosen.ratio_P(), -rejected.ratio_P()
+    moved = {"kl": ((worse_chosen_P + worse_rejected_P) / 2).sum()}
+    if bytes_per_token is not None:
+        bytes_P = _by_side(_label_bytes(bytes_per_token, batch.labels_BT), batch).chunk(2)[0].clamp(min=1)
+        moved["drift_bits_per_byte"] = (worse_chosen_P / bytes_P).sum() / math.log(2)
+    return moved
 
 
 def pair_log_probs(model: Transformer, batch: Tensors) -> tuple[Tensor, Tensor, Tensor]:
-    """Summed log-probabilities (chosen_P, rejected_P) of the trained tokens, and the balance loss.
-
-    Sides may share a row: `documents_BT` says which side a position is of.
-    """
-    hidden_ND, balance_loss = _flat_hidden(model, batch)
+    """Summed log-probabilities (chosen_P, rejected_P) of the trained tokens, and the balance loss."""
+    hidden_ND, balance_loss = flat_hidden(model, batch)
     logp_N = label_log_probs(hidden_ND, model.output_weight, batch.labels_BT.flatten())
-    sides_S = torch.arange(len(batch.items_B), device=logp_N.device)
-    # a sum by mask, not by index_add: that is not deterministic on a GPU, and there are few sides
-    logp_S = torch.where(batch.documents_BT.flatten() == sides_S[:, None], logp_N, 0).sum(1)
-    chosen_P, rejected_P = logp_S.chunk(2)
+    chosen_P, rejected_P = _by_side(logp_N, batch).chunk(2)
     return chosen_P, rejected_P, balance_loss
+
+
+def _by_side(values: Tensor, batch: Tensors) -> Tensor:
+    """Sums, S of them, of a value per position. Sides may share a row: `documents_BT` says whose a position is."""
+    sides_S = torch.arange(len(batch.items_B), device=values.device)
+    # a sum by mask, not by index_add: that is not deterministic on a GPU, and there are few sides
+    return torch.where(batch.documents_BT.flatten() == sides_S[:, None], values.flatten(), 0).sum(1)
 
 
 def distill(teacher: Transformer, *, alpha: float, temperature: float) -> Objective:
     """α·cross-entropy + (1−α)·T²·KL(teacher ‖ student) at temperature T (Hinton et al. 2015), per trained token.
 
-    The teacher needs the student's vocabulary, not its shape.
+    The teacher needs the student's vocabulary, not its shape: it may be larger, or have experts.
     """
 
-    def sums_of(model: Transformer, batch: Tensors) -> tuple[Tensor, Sums, Tensor]:
-        student_ND, balance_loss = _flat_hidden(model, batch)
-        labels_N = batch.labels_BT.flatten()
-        trained_N = labels_N != IGNORE
+    def function(model: Transformer, batch: Tensors) -> Loss:
+        student_ND, balance_loss = flat_hidden(model, batch)
         with torch.no_grad():
-            teacher_ND, _ = _flat_hidden(teacher, batch)
-        cross_entropy = linear_cross_entropy(student_ND, model.output_weight, labels_N)
-        divergence = _divergence(
-            student_ND[trained_N],
+            teacher_ND, _ = flat_hidden(teacher, batch)
+        loss, cross_entropy, divergence = distillation_loss(
+            student_ND,
             model.output_weight,
-            teacher_ND[trained_N],
+            teacher_ND,
             teacher.output_weight,
+            batch.labels_BT.flatten(),
+            alpha=alpha,
             temperature=temperature,
         )
-        loss = alpha * cross_entropy + (1 - alpha) * temperature**2 * divergence
-        return loss, {"loss": loss, "cross_entropy": cross_entropy, "divergence": divergence}, balance_loss
+        extras = {"cross_entropy": cross_entropy, "divergence": divergence}
+        return Loss(loss, batch.num_trained, extras, balance_loss)
 
-    def train_loss(model: Transformer, batch: Tensors) -> tuple[Tensor, Sums]:
-        loss, sums, balance_loss = sums_of(model, batch)
-        return _with_balance(model, loss, balance_loss, units=(batch.labels_BT != IGNORE).sum(), sums=sums)
-
-    return Objective(count_tokens, count_rows, take_rows, train_loss, lambda model, batch: sums_of(model, batch)[1])
+    return Objective(function, TOKENS)
 
 
-def _divergence(
-    student_ND: Tensor, student_VD: Tensor, teacher_ND: Tensor, teacher_VD: Tensor, *, temperature: float
-) -> Tensor:
-    """Σ KL(teacher ‖ student), in slices of 1,024 tokens whose logits are made again in the backward pass."""
-
-    def slice_sum(student_nD: Tensor, teacher_nD: Tensor) -> Tensor:
-        dtype = torch.promote_types(student_nD.dtype, torch.float32)  # float64 stays, for exact tests
-        student_nV = (student_nD @ student_VD.to(student_nD.dtype).T).to(dtype) / temperature
-        teacher_nV = (teacher_nD @ teacher_VD.to(teacher_nD.dtype).T).to(dtype) / temperature
-        return F.kl_div(student_nV.log_softmax(-1), teacher_nV.log_softmax(-1), log_target=True, reduction="sum")
-
-    total = student_ND.new_zeros((), dtype=torch.promote_types(student_ND.dtype, torch.float32))
-    for student_nD, teacher_nD in zip(student_ND.split(1024), teacher_ND.split(1024), strict=True):
-        total = total + checkpoint(slice_sum, student_nD, teacher_nD, use_reentrant=False)
-    return total
-
-
-def _flat_hidden(model: Transformer, batch: Tensors) -> tuple[Tensor, Tensor]:
+def flat_hidden(model: Transformer, batch: Tensors) -> tuple[Tensor, Tensor]:
     """(hidden_ND with N = B·T, balance loss). The cross-entropy leaves out what is not trained."""
     hidden_BTD, balance_loss = model.hidden(
         batch.tokens_BT, positions_BT=batch.positions_BT, documents_BT=batch.documents_BT
@@ -203,21 +253,13 @@ def _flat_hidden(model: Transformer, batch: Tensors) -> tuple[Tensor, Tensor]:
     return hidden_BTD.flatten(0, 1), balance_loss
 
 
-def _with_balance(
-    model: Transformer, loss: Tensor, balance_loss: Tensor, *, units: Tensor, sums: Sums
-) -> tuple[Tensor, Sums]:
-    """Add the balance loss of a mixture of experts, which is a mean, weighted by the units of this part."""
-    if not model.config.num_experts:
-        return loss, sums
-    return loss + balance_loss * units, {**sums, "balance_loss": balance_loss * units}
+def _label_bytes(bytes_per_token: Tensor, labels: Tensor) -> Tensor:
+    """Content bytes of each label, 0 where there is none."""
+    return bytes_per_token.to(labels.device)[labels.clamp(min=0)] * (labels != IGNORE)
 
 
 def count_tokens(batch: Batch) -> int:
     return int((batch.labels_BT != IGNORE).sum())
-
-
-def count_rows(batch: Batch) -> int:
-    return len(batch)
 
 
 def count_pairs(batch: Batch) -> int:
@@ -232,6 +274,10 @@ def take_pairs(batch: Batch, start: int, stop: int) -> Batch:
     """Pairs from start to stop, packed: sides 0 … P − 1 are the chosen ones, and the rejected ones follow."""
     chosen = np.arange(start, stop)
     return pack_sides(batch, np.concatenate([chosen, count_pairs(batch) + chosen]))
+
+
+TOKENS = Units(count_tokens, len, take_rows)
+PAIRS = Units(count_pairs, count_pairs, take_pairs)
 
 
 def bits_per_byte(nats: float, content_bytes: float) -> float:

@@ -23,20 +23,38 @@ from torch.optim import Optimizer
 from minimind.errors import ArtifactError
 from minimind.train.config import Part, TrainConfig
 
+DECAY_FRACTION = 0.2
+"""Of a `wsd` training: Hägele et al. 2024 gain little from more."""
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of Jordan et al. 2024: steep at zero; singular values end between 0.7 and 1.2."""
 
 
 def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
-    """The rate of step 0 … total_steps-1: linear warm-up, then down to `min_lr`, which the last step has."""
+    """The rate of step 0 … total_steps-1: linear warm-up, then down to `min_lr`, which the last step has.
+
+    `constant` never goes down. `wsd` stays at the peak until its last `decay_fraction` of the steps, so that the part
+    before it is the same however long the training is (Hu et al. 2024, MiniCPM); its shapes are those of Hägele et
+    al. 2024, who find 1 − √x to end lower than a line.
+    """
     peak, lowest = config.lr, config.lowest_lr
     if step < config.warmup_steps:
         return peak * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return peak
+    if config.schedule == "wsd":
+        return peak - (peak - lowest) * _decayed(step, total_steps, config)
     done = (step - config.warmup_steps) / max(1, total_steps - 1 - config.warmup_steps)
     left = 1 - done if config.schedule == "linear" else (1 + math.cos(math.pi * min(done, 1.0))) / 2
     return lowest + (peak - lowest) * max(left, 0.0)
+
+
+def _decayed(step: int, total_steps: int, config: TrainConfig) -> float:
+    """How far `wsd` has gone from the peak to `min_lr`: 0 before its decay, 1 in the last step."""
+    fraction = DECAY_FRACTION if config.decay_fraction is None else config.decay_fraction
+    decay_steps = max(1, round(fraction * total_steps))
+    done = max(step + 1 - (total_steps - decay_steps), 0) / decay_steps
+    return min(done if config.decay_shape == "linear" else math.sqrt(done), 1.0)
 
 
 def part_of(name: str, parameter: Tensor) -> Part:

@@ -10,8 +10,8 @@ sent before the last micro-batch) with two differences that matter here:
 - a parameter that got no gradient on some rank (an expert that no token chose) counts as zero
   instead of stopping the others
 
-Collectives run on gloo (CPU) or NCCL (CUDA) within a time limit. Not here: models too large for
-one device.
+Collectives run on gloo (CPU) or NCCL (CUDA) within a time limit. Not here: dividing more
+than the batch (`strategy.py`).
 """
 
 import os
@@ -77,9 +77,14 @@ class Ranks:
         dist.all_gather(parts, mine)
         return [part.cpu() for part in parts]
 
-    def share(self, count: int) -> tuple[int, int]:
-        """This rank's contiguous part of `count` items as (start, stop); sizes differ by one at most."""
-        return count * self.rank // self.size, count * (self.rank + 1) // self.size
+    def share(self, count: int, unit: int = 1) -> tuple[int, int]:
+        """This rank's contiguous part of `count` items as (start, stop); sizes differ by one `unit` at most.
+
+        Parts begin at multiples of `unit`; the last one ends with what is left.
+        """
+        units = -(-count // unit)
+        start, stop = (units * rank // self.size * unit for rank in (self.rank, self.rank + 1))
+        return min(start, count), min(stop, count)
 
 
 @contextmanager
@@ -119,7 +124,7 @@ class GradientSum:
         self._missing: list[int] = []
         self._sizes: list[int] = []
         # the backward pass reaches the last layers first
-        for bucket in _buckets([p for p in parameters if p.requires_grad][::-1], bucket_bytes):
+        for bucket in buckets([p for p in parameters if p.requires_grad][::-1], bucket_bytes):
             self._add_bucket(bucket)
 
     def zero(self) -> None:
@@ -177,7 +182,7 @@ class GradientSum:
         self._launched.append(work)
 
 
-def _buckets(parameters: list[nn.Parameter], limit: int) -> list[list[nn.Parameter]]:
+def buckets(parameters: list[nn.Parameter], limit: int) -> list[list[nn.Parameter]]:
     """Neighbours together, up to `limit` bytes; a larger parameter is alone."""
     buckets: list[list[nn.Parameter]] = []
     size = limit

@@ -1,47 +1,24 @@
 """What a training leaves behind: its figures, its warnings, and the model directory.
 
-The first rank calls these at the end, `describer` also between. Not here: the figures of a step
-(`loop.py`) and of held-out rows (`validation.py`).
+The first rank calls these at the end. Not here: the figures of a step (`loop.py`, `watch.py`) and of held-out rows
+(`validation.py`).
 """
 
 import math
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-from safetensors.torch import save
-
-from minimind import runtime
 from minimind.artifact import Summary
 from minimind.model.config import count_parameters
-from minimind.model.lora import lora_state, merge_lora
+from minimind.model.lora import merge_lora, save_adapter
 from minimind.model.transformer import Transformer
 from minimind.model.weights import save_model
 from minimind.tokens.token_set import TokensInfo
 from minimind.tokens.tokenizer import Tokenizer
 from minimind.train import throughput
-from minimind.train.checkpoint import CHECKPOINTS_DIR
 from minimind.train.loop import Figures, Progress, Training
-from minimind.train.parallel import Ranks
-from minimind.train.stage_configs import LoraConfig, TrainRun
+from minimind.train.stage_configs import TrainRun
 
-ADAPTER_FILE = "adapter.safetensors"
-ADAPTER_CONFIG_FILE = "adapter.json"
-
-
-def describer(run: TrainRun, model: Transformer, ranks: Ranks) -> Callable[[Progress], Figures]:
-    """Memory, and the share of the GPU's peak where that is known."""
-    peak = throughput.peak_flops(ranks.device)
-    flops = throughput.flops_per_token(model.config, run.config.length)
-
-    def describe(progress: Progress) -> Figures:
-        figures = {"memory_mb": throughput.peak_memory_mb(ranks.device)}
-        sums = progress.since_log
-        if peak and run.stage in ("pretrain", "sft"):  # the others do more or less than one pass per token
-            figures["mfu"] = flops * sums["tokens"] / sums["seconds"] / (peak * ranks.size)
-        return figures
-
-    return describe
+ADAPTER_DIR = "adapter"
 
 
 def summarize(
@@ -56,6 +33,11 @@ def summarize(
         )
     if progress.skipped_steps:
         warnings.append(f"{progress.skipped_steps} steps were skipped, their loss or gradient was not finite")
+    if progress.loss_spikes:
+        warnings.append(
+            f"the loss rose far above what was usual in {progress.loss_spikes} steps, the last of them step "
+            f"{progress.last_spike}; `minimind trace {run.stage} --step {progress.last_spike}` shows its rows"
+        )
     if "validation_loss" not in figures:
         warnings.append("the validation split is empty: nothing was measured on held-out rows")
     kept = {k: _finite(v) for k, v in figures.items() if k.startswith("validation_") or k in ("loss", "accuracy")}
@@ -64,6 +46,7 @@ def summarize(
         figures={
             "steps": progress.step,
             "skipped_steps": progress.skipped_steps,
+            "loss_spikes": progress.loss_spikes,
             "tokens": progress.tokens,
             what: progress.units,
             "seconds": round(progress.seconds, 3),
@@ -92,20 +75,11 @@ def trained_parameters(model: Transformer) -> int:
 
 def save_result(run: TrainRun, model: Transformer) -> None:
     """The model directory; for an adapted model the adapters too, and the weights with them merged in."""
-    if isinstance(run.config, LoraConfig):
-        state = {name: tensor.cpu().contiguous() for name, tensor in lora_state(model).items()}
-        runtime.write_atomic(run.out_dir / ADAPTER_FILE, save(state, metadata={"format": "pt"}))
-        adapter = {
-            "rank": run.config.rank,
-            "alpha": run.config.alpha,
-            "targets": list(run.config.targets),
-            "base_fingerprint": run.fingerprints["model"],
-        }
-        runtime.write_json(run.out_dir / ADAPTER_CONFIG_FILE, adapter)
+    if lora := run.config.adapters:
+        save_adapter(run.out_dir / ADAPTER_DIR, model, targets=lora.targets, base=run.fingerprints.get("model"))
         merge_lora(model)
     save_model(run.out_dir, model)
     Tokenizer.load(tokenizer_dir(run)).copy_to(run.out_dir)
-    shutil.rmtree(run.out_dir / CHECKPOINTS_DIR, ignore_errors=True)
 
 
 def tokenizer_dir(run: TrainRun) -> Path:

@@ -5,13 +5,13 @@ they have in common (`config.py`).
 """
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from minimind.config import Config
 from minimind.model.config import ModelConfig
-from minimind.train.config import Fraction, Positive, Rate, StageName, TrainConfig
+from minimind.train.config import Fraction, LoraSettings, Rate, StageName, TrainConfig
 
 
 class PretrainConfig(TrainConfig):
@@ -44,6 +44,16 @@ class SftConfig(TrainConfig):
         return self.system_share > 0 or self.empty_think_share > 0
 
 
+PreferenceLossName = Literal["sigmoid", "ipo", "simpo", "orpo"]
+LOSS_SETTINGS: dict[PreferenceLossName, tuple[str, ...]] = {
+    "sigmoid": ("length_normalised", "label_smoothing"),
+    "ipo": ("length_normalised",),
+    "simpo": ("target_margin",),
+    "orpo": (),
+}
+"""Preference loss → the settings it takes besides `beta`. The formulas: `preference_losses.py`."""
+
+
 class DpoConfig(TrainConfig):
     """`[dpo]`: chosen over rejected answers, against the model it starts from."""
 
@@ -51,16 +61,46 @@ class DpoConfig(TrainConfig):
     lr: Annotated[float, Field(gt=0)] = 1e-5
     grad_clip: Rate = 0.5
     weight_decay: Rate = 0.0
+    loss: PreferenceLossName = "sigmoid"
+    """DPO as published, or another loss of preference pairs."""
     beta: Annotated[float, Field(gt=0)] = 0.15
-    """How strongly the policy is held to the reference."""
+    """How strongly the policy is held to the reference; of `orpo` the weight of the preference."""
+    length_normalised: bool = False
+    """Compare means over an answer's tokens, not sums."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """The share of pairs believed to be labelled the wrong way round (Mitchell 2023, conservative DPO)."""
+    target_margin: Rate | None = None
+    """By how much the reward of the chosen answer is to be the higher one: γ of `simpo`."""
 
     @model_validator(mode="after")
     def _only_pairs(self) -> Self:
         if self.mix:
             raise ValueError("`mix` is for stages that learn tokens; dpo learns from pairs alone")
         return self
+
+    @model_validator(mode="after")
+    def _what_the_loss_takes(self) -> Self:
+        for name in ("length_normalised", "label_smoothing", "target_margin"):
+            takers = [f'"{loss}"' for loss, taken in LOSS_SETTINGS.items() if name in taken]
+            if getattr(self, name) and f'"{self.loss}"' not in takers:
+                raise ValueError(f'`{name}` is for `loss` = {" or ".join(takers)}; it is "{self.loss}": leave it out')
+        if self.loss == "simpo" and self.target_margin is None:
+            raise ValueError('`loss` = "simpo" needs a `target_margin` (usual: 0.3 to 1.6; 0 for none)')
+        if (self.loss == "simpo" or self.length_normalised) and "beta" not in self.model_fields_set:
+            raise ValueError(
+                "`beta` counts per token here, and its default is for whole answers; give it (usual: 2 to 5)"
+            )
+        return self
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the loss compares with the model that training starts from."""
+        return self.loss in ("sigmoid", "ipo")
+
+    @property
+    def loss_settings(self) -> dict[str, float | bool]:
+        """The arguments of the loss's function."""
+        return {"beta": self.beta} | {name: getattr(self, name) for name in LOSS_SETTINGS[self.loss]}
 
     @property
     def item_tokens(self) -> int:
@@ -71,15 +111,20 @@ class DpoConfig(TrainConfig):
         return "pair"
 
 
-class LoraConfig(TrainConfig):
+class LoraConfig(TrainConfig, LoraSettings):
     """`[lora]`: the objective of `[sft]` on low-rank additions to frozen weights."""
 
     own_rows: ClassVar[str] = "chat"
-    rank: Positive = 16
-    alpha: Annotated[float, Field(gt=0)] = 32.0
-    """The addition is scaled by `alpha / rank`."""
-    targets: tuple[str, ...] = ("q_proj", "o_proj")
-    """Last parts of the names of the matrices that get an addition."""
+
+    @model_validator(mode="after")
+    def _not_twice(self) -> Self:
+        if self.lora:
+            raise ValueError("`lora` is for other trainings; here `rank`, `alpha`, `targets` stand by themselves")
+        return self
+
+    @property
+    def adapters(self) -> LoraSettings:
+        return LoraSettings(rank=self.rank, alpha=self.alpha, targets=self.targets)
 
 
 class DistillConfig(TrainConfig):

@@ -3,63 +3,122 @@
 Not here: the objectives themselves (`objectives.py`).
 """
 
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from minimind import fingerprint
+from minimind import fingerprint, runtime
 from minimind.errors import ConfigError
 from minimind.model.transformer import Transformer
-from minimind.model.weights import load_model
+from minimind.model.weights import WEIGHTS_FILE, load_model
+from minimind.tokens.batches import PairBatches
 from minimind.tokens.tokenizer import Tokenizer
 from minimind.train import objectives
-from minimind.train.objectives import Objective
+from minimind.train.objectives import Objective, Reference
 from minimind.train.parallel import Ranks
-from minimind.train.reference import REFERENCE_FILE, Pairs, references
+from minimind.train.preference_losses import LOSSES
+from minimind.train.reference import Found, Wanted, directory_of, find_references
 from minimind.train.results import tokenizer_dir
 from minimind.train.splits import Split
 from minimind.train.stage_configs import DistillConfig, DpoConfig, TrainRun
 
 
+class Objectives(NamedTuple):
+    """One to train on, the same for the validation split, and what is to be said of how they were made."""
+
+    trained: Objective
+    measured: Objective
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
 def make_objectives(
     run: TrainRun, model: Transformer, trained: Split, held_out: Split | None, ranks: Ranks, dtype: torch.dtype
-) -> tuple[Objective, Objective]:
-    """The objective to train on, and the same for the validation split."""
+) -> Objectives:
+    """The objectives of the run's stage. `model` is what training starts from."""
     config = run.config
     if isinstance(config, DistillConfig):
-        teacher = load_model(run.inputs["teacher"], device=ranks.device).set_compute_dtype(dtype)
-        if teacher.config.vocab_size != model.config.vocab_size:
-            raise ConfigError(
-                f"the teacher's vocabulary is {teacher.config.vocab_size}, the student's {model.config.vocab_size}; "
-                "distillation needs the same tokenizer"
-            )
-        teacher.requires_grad_(False)
-        both = objectives.distill(teacher, alpha=config.alpha, temperature=config.temperature)
-        return both, both
+        both = objectives.distill(
+            _teacher(run, model, ranks, dtype), alpha=config.alpha, temperature=config.temperature
+        )
+        return Objectives(both, both)
     if isinstance(config, DpoConfig):
-        splits = {"train": trained, **({"val": held_out} if held_out else {})}
-        steps = {"train": config.total_steps(trained.steps_per_epoch)}
-        pairs = {
-            name: Pairs(
-                split.batches,
-                split.num_items,
-                split.batch_items,
-                config.micro_items,
-                num_batches=steps.get(name, split.steps_per_epoch),
-            )
-            for name, split in splits.items()
-        }
-        arithmetic = {"length": config.length, "dtype": str(dtype), "seed": config.seed, **steps}
-        key = fingerprint.digest({"inputs": run.fingerprints, **arithmetic})
-        known = references(run.out_dir / REFERENCE_FILE, model, pairs, ranks, key=key)
-        made = {
-            name: objectives.dpo(reference, beta=config.beta, label_smoothing=config.label_smoothing)
-            for name, reference in known.items()
-        }
-        return made["train"], made.get("val", made["train"])
-    both = objectives.next_token(_bytes_per_token(run) if trained.tokens.kind == "pretrain" else None)
-    return both, both
+        return _preference(run, config, model, trained, held_out, ranks, dtype)
+    both = objectives.next_token(_bytes_per_token(run, ranks) if trained.tokens.kind == "pretrain" else None)
+    return Objectives(both, both)
 
 
-def _bytes_per_token(run: TrainRun) -> Tensor:
+def _teacher(run: TrainRun, model: Transformer, ranks: Ranks, dtype: torch.dtype) -> Transformer:
+    """The frozen model that teaches. Raises ConfigError where it cannot read what the student reads."""
+    teacher = load_model(run.inputs["teacher"], device=ranks.device).set_compute_dtype(dtype)
+    if teacher.config.vocab_size != model.config.vocab_size:
+        raise ConfigError(
+            f"the vocabulary of `distill.teacher` is {teacher.config.vocab_size}, the student's "
+            f"{model.config.vocab_size}; take a teacher that was trained with the student's tokenizer"
+        )
+    if teacher.config.max_positions < run.config.length:
+        raise ConfigError(
+            f"`distill.length` is {run.config.length}, `distill.teacher` has {teacher.config.max_positions} positions; "
+            "lower it, or take another teacher"
+        )
+    teacher.requires_grad_(False)
+    return teacher.eval()
+
+
+def _preference(
+    run: TrainRun,
+    config: DpoConfig,
+    model: Transformer,
+    trained: Split,
+    held_out: Split | None,
+    ranks: Ranks,
+    dtype: torch.dtype,
+) -> Objectives:
+    loss = partial(LOSSES[config.loss], **config.loss_settings)
+    if not config.needs_reference:
+        both = objectives.preference(loss)
+        return Objectives(both, both)
+    found = _references(run, model, trained, held_out, ranks, dtype)
+
+    def objective(reference: Reference) -> Objective:
+        return objectives.preference(loss, reference, bytes_per_token=_bytes_per_token(run, ranks))
+
+    made = {name: objective(reference) for name, reference in found.references.items()}
+    note = f"reference log-probabilities: {found.computed:,} pairs computed, the others known"
+    warnings = (found.problem,) if found.problem else ()
+    return Objectives(made["train"], made.get("val", made["train"]), (note,), warnings)
+
+
+def _references(
+    run: TrainRun, model: Transformer, trained: Split, held_out: Split | None, ranks: Ranks, dtype: torch.dtype
+) -> Found:
+    """Those of the pairs that this training looks at."""
+    assert isinstance(trained.batches, PairBatches)
+    steps, pairs = run.config.total_steps(trained.steps_per_epoch), None
+    if steps < trained.steps_per_epoch:
+        pairs = np.concatenate([trained.batches.pieces(step).documents // 2 for step in range(steps)])
+    wanted = {"train": Wanted(trained.batches, pairs)}
+    if held_out:
+        assert isinstance(held_out.batches, PairBatches)
+        wanted["val"] = Wanted(held_out.batches)
+    # the weights' own bytes, not the name of their artifact: a reference of other weights would be wrong unseen
+    key = fingerprint.digest(
+        {
+            "weights": runtime.file_sha256(run.inputs["model"] / WEIGHTS_FILE),
+            "pairs": run.fingerprints["tokens"],
+            "arithmetic": [str(dtype), ranks.device.type, torch.__version__],
+            "code": fingerprint.code_digests([find_references.__module__]),
+        }
+    )
+    path = directory_of(run.inputs["tokens"]) / f"{run.fingerprints['model']}-{key}.safetensors"
+    return find_references(path, model, wanted, ranks)
+
+
+def _bytes_per_token(run: TrainRun, ranks: Ranks) -> Tensor:
+    """Content bytes of every token, V of them; 0 for special tokens."""
     tokenizer = Tokenizer.load(tokenizer_dir(run))
-    return torch.tensor([len(tokenizer.decode_bytes([token])) for token in range(tokenizer.vocab_size)])
+    sizes = [len(tokenizer.decode_bytes([token])) for token in range(tokenizer.vocab_size)]
+    return torch.tensor(sizes, device=ranks.device)

@@ -4,6 +4,8 @@ All keep their scratch directory after a failure, and go on from the newest whol
 Not here: what a rank does (`job.py`) and how ranks are started and stopped (`launch.py`).
 """
 
+import shutil
+import time
 from pathlib import Path
 
 from minimind.artifact import Inputs, Summary
@@ -11,7 +13,8 @@ from minimind.errors import ConfigError
 from minimind.stage import Stage
 from minimind.tokens.token_set import TokenSet
 from minimind.train.config import StageName, TrainConfig
-from minimind.train.launch import RUN_FILE, TRAINING_FILE, launch
+from minimind.train.forecast import compared
+from minimind.train.launch import CHECKPOINTS_DIR, RUN_FILE, TRAINING_FILE, launch
 from minimind.train.splits import mixed_input
 from minimind.train.stage_configs import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainRun
 
@@ -51,11 +54,15 @@ def _train(stage: StageName, config: TrainConfig, inputs: Inputs, out_dir: Path)
         fingerprints={name: artifact.fingerprint for name, artifact in inputs.items()},
         out_dir=out_dir,
     )
+    resumed, started = (out_dir / CHECKPOINTS_DIR).exists(), time.monotonic()
     launch(run)
+    seconds = time.monotonic() - started
     summary = Summary.model_validate_json((out_dir / TRAINING_FILE).read_bytes())
+    # only now: a training that is killed before here goes on from the last of them
+    shutil.rmtree(out_dir / CHECKPOINTS_DIR, ignore_errors=True)
     for name in (TRAINING_FILE, RUN_FILE):  # its figures go into the seal, its paths mean nothing elsewhere
         (out_dir / name).unlink()
-    return summary
+    return summary if resumed else compared(summary, run, seconds=seconds)
 
 
 def _require_one_tokenizer(inputs: Inputs) -> None:

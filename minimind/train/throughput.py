@@ -1,10 +1,14 @@
 """What a training costs a machine: floating-point operations, their share of the peak, memory.
 
-The peaks are the makers' figures for dense bf16 products. Not here: estimates before a run.
+The peaks of GPUs are the makers' figures for dense bf16 products. That of a CPU is measured, since nobody states it: a
+matrix product in the dtype of the training, with its threads, when it is first asked for. Not here: estimates before a
+run (`estimate.py`).
 """
 
 import resource
 import sys
+import time
+from functools import cache
 
 import torch
 
@@ -24,6 +28,11 @@ PEAK_BF16 = {
 }
 """Part of a GPU's name → operations per second; the first that fits counts."""
 
+GEMM_SIZE = 1024
+"""Of the product a CPU is measured with: large enough for its best rate, 10 to 25 ms on a core."""
+GEMM_REPEATS = 3
+"""The best of so many counts: another process only ever makes it slower."""
+
 
 def flops_per_token(config: ModelConfig, length: int) -> float:
     """Of a training step: 6 per active parameter, and causal attention over rows of `length`.
@@ -36,12 +45,36 @@ def flops_per_token(config: ModelConfig, length: int) -> float:
     return 6.0 * (count_active_parameters(config) - untied) + attention
 
 
-def peak_flops(device: torch.device) -> float | None:
-    """What the device can do per second in bf16; None where it is not known."""
+def training_flops_per_token(
+    config: ModelConfig, length: int, *, adapted: bool = False, teacher: ModelConfig | None = None
+) -> float:
+    """The same where frozen weights need no gradient (`adapted`: a third less), or a `teacher` adds its pass."""
+    whole = flops_per_token(config, length) * (2 / 3 if adapted else 1)
+    return whole + (flops_per_token(teacher, length) / 3 if teacher else 0.0)
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> float | None:
+    """Operations per second that the device can do: of a GPU in bf16, of a CPU in `dtype`; None where not known."""
+    if device.type == "cpu":
+        return _measured_peak(dtype, torch.get_num_threads())
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak for part, peak in PEAK_BF16.items() if part in name), None)
+
+
+@cache
+def _measured_peak(dtype: torch.dtype, threads: int) -> float:
+    """Of this process with its `threads`; in fp16, which is slow on any CPU, what fp32 does. Takes about 0.1 s."""
+    dtype = torch.float32 if dtype == torch.float16 else dtype
+    matrix = torch.full((GEMM_SIZE, GEMM_SIZE), 0.5, dtype=dtype)  # no random numbers: they are the training's
+    fastest = float("inf")
+    with torch.no_grad():
+        for _ in range(1 + GEMM_REPEATS):  # the first one also chooses its kernel
+            started = time.perf_counter()
+            matrix @ matrix
+            fastest = min(fastest, time.perf_counter() - started)
+    return 2 * GEMM_SIZE**3 / fastest
 
 
 def peak_memory_mb(device: torch.device) -> float:

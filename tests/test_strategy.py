@@ -1,0 +1,246 @@
+"""zero1 and fsdp: the training of ddp, with less memory on each rank, and checkpoints that any of them reads.
+
+The slow tests start real ranks over gloo; the fast ones cut models for ranks that are not there.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from training_parts import ONE_RANK, TINY, Pattern
+
+from minimind.errors import ConfigError
+from minimind.model.transformer import Transformer
+from minimind.train.fsdp import require_even_shares
+from minimind.train.objectives import Tensors, next_token
+from minimind.train.optimizer import make_optimizers
+from minimind.train.parallel import Ranks
+from minimind.train.sharding import Layout, Zero1
+from minimind.train.stage_configs import SftConfig
+from minimind.train.strategy import make_strategy
+
+CONFIG = SftConfig(tokens=1, length=24, batch_tokens=8 * 24, warmup_steps=0, optimizer="muon")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_row_is_stepped_by_exactly_one_rank_and_about_as_many_by_each(optimizer: str) -> None:
+    """A row that nobody steps would never learn; one that two step would be theirs in turn."""
+    stepped: dict[str, list[range]] = {}
+    sizes = []
+    for rank in range(3):
+        model = Transformer(TINY)
+        optimizers = make_optimizers(model, CONFIG.replace(optimizer=optimizer), dtype=torch.float32)
+        layout = Zero1(optimizers, model, Ranks(rank, 3, torch.device("cpu"))).layout
+        for piece in layout.stepped:
+            stepped.setdefault(piece.name, []).append(range(piece.start, piece.stop))
+        sizes.append(sum(p.numel() for o in optimizers for group in o.param_groups for p in group["params"]))
+        assert sizes[-1] == sum(piece.tensor.numel() for piece in layout.stepped)
+    for name, parameter in Transformer(TINY).named_parameters():
+        assert sorted(row for rows in stepped[name] for row in rows) == list(range(len(parameter)))
+    assert max(sizes) <= 1.2 * min(sizes)
+
+
+def test_muon_gets_whole_matrices() -> None:
+    """Half of a matrix is orthogonalised into something else than half of the result."""
+    for rank in range(2):
+        model = Transformer(TINY)
+        optimizers = make_optimizers(model, CONFIG, dtype=torch.float32)
+        layout = Zero1(optimizers, model, Ranks(rank, 2, torch.device("cpu"))).layout
+        matrices = [piece for piece in layout.stepped if ".layers." in piece.name and piece.tensor.ndim == 2]
+        assert matrices and all(piece.is_whole for piece in matrices)
+
+
+def test_one_rank_divides_nothing() -> None:
+    """A recipe for two ranks must run on a machine with one, checkpoints of two included."""
+    model = Transformer(TINY)
+    strategy = make_strategy(CONFIG.replace(parallel="fsdp"), model, ONE_RANK)
+    strategy.give(make_optimizers(model, CONFIG, dtype=torch.float32))
+    assert strategy.layout == Layout.whole(model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_tokens": 7 * 24, "optimizer": "adamw"}, "`batch_tokens` 168 holds 7 .*, which 2 ranks do not divide"),
+        ({}, '`optimizer` "muon" needs whole matrices, `parallel` "fsdp" cuts them; use "zero1"'),
+    ],
+)
+def test_what_fsdp_cannot_do_is_said_at_once(changes: dict[str, object], message: str) -> None:
+    """An odd batch would leave one rank waiting for the other for ever."""
+    with pytest.raises(ConfigError, match=message):
+        require_even_shares(CONFIG.replace(parallel="fsdp", **changes), Ranks(0, 2, torch.device("cpu")))
+
+
+@pytest.mark.parametrize("experts", [0, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_recomputed_activations_give_the_same_gradient_to_the_bit(experts: int, dtype: torch.dtype) -> None:
+    """The switch says where memory goes; it must not be a part of a model's identity."""
+    mixture = {"num_experts": experts, "experts_per_token": 2, "balance_coefficient": 0.1} if experts else {}
+    shape = TINY.replace(**mixture)
+    gradients, held = [], []
+    for recompute in (False, True):
+        model = Transformer(shape, compute_dtype=dtype)
+        for layer in model.model.layers:
+            layer.recompute = recompute
+        nbytes = 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal nbytes
+            nbytes += tensor.nbytes
+            return tensor
+
+        batch = Tensors.of(Pattern().batch(0), torch.device("cpu"))
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss, _ = next_token().loss(model, batch)
+        held.append(nbytes)
+        loss.backward()
+        gradients.append([p.grad for p in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    assert held[1] < 0.6 * held[0]
+
+
+RANKS = """
+import json, sys, torch
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from training_parts import TINY, Pattern
+from minimind.model.lora import apply_lora
+from minimind.model.transformer import Transformer
+from minimind.train.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from minimind.train.loop import Progress, Training, train
+from minimind.train.objectives import Tensors, next_token
+from minimind.train.optimizer import make_optimizers
+from minimind.train.parallel import join
+from minimind.train.stage_configs import SftConfig
+from minimind.train.strategy import make_strategy
+
+def trained(case, ranks, *, steps, directory, resume=False):
+    config = SftConfig(tokens=1, length=24, batch_tokens=8 * 24, micro_tokens=48, warmup_steps=0, lr=1e-2, log_every=1,
+                       **{k: case[k] for k in ("parallel", "optimizer")})
+    model = Transformer(TINY.replace(num_experts=case["experts"], experts_per_token=min(2, case["experts"])))
+    for layer in model.model.layers:
+        layer.recompute = case["recompute"]
+    if case["lora"]:
+        apply_lora(model, rank=2, alpha=4, targets=("q_proj",), seed=0)
+    strategy = make_strategy(config, model, ranks)
+    optimizers = make_optimizers(model, config, dtype=torch.float32)
+    strategy.give(optimizers)
+    how = {"model": model, "optimizers": optimizers, "ranks": ranks, "layout": strategy.layout}
+    progress = Progress()
+    if resume:
+        found, _ = find_checkpoint(directory, run="this")
+        progress = load_checkpoint(found, **how)
+    training = Training(config=config, total_steps=6, model=model, objective=next_token(), batches=Pattern(),
+                        optimizers=optimizers, gradients=strategy.gradients, ranks=ranks, events=None)
+    if steps < 6:
+        def stop(progress):
+            if progress.step == steps:
+                strategy.settle()
+                assert save_checkpoint(directory, progress, run="this", events_offset=0, **how) is None
+                raise KeyboardInterrupt
+        import dataclasses
+        training = dataclasses.replace(training, save=stop, config=config.replace(checkpoint_steps=steps))
+    loss = None
+    try:
+        loss = train(training, progress)["loss"]
+    except KeyboardInterrupt:
+        pass
+    state = sum(v.nbytes for o in optimizers for s in o.state.values() for v in s.values())
+    whole = strategy.whole_model()
+    weights = torch.cat([p.detach().flatten() for p in whole.parameters()]) if ranks.is_first else None
+    return weights, loss, state
+
+with join("cpu") as ranks:
+    results = []
+    for number, case in enumerate(json.loads(Path(sys.argv[2]).read_text())):
+        directory = Path(sys.argv[3]) / case.get("from", f"{case['parallel']}{number}")
+        ranks.from_first(0)
+        results.append(trained(case, ranks, directory=directory, steps=case.get("steps", 6), resume="from" in case))
+    if ranks.is_first:
+        torch.save([tuple(r) for r in results], sys.argv[4])
+"""
+
+
+def ranks_train(
+    processes: int, cases: list[dict[str, object]], directory: Path
+) -> list[tuple[torch.Tensor, float, int]]:
+    """Weights, last loss, and bytes of optimizer state on the first rank, of each case."""
+    script, plan, out = directory / "ranks.py", directory / "plan.json", directory / "results.pt"
+    script.write_text(RANKS)
+    plain = {"parallel": "ddp", "optimizer": "adamw", "experts": 0, "lora": False, "recompute": False}
+    plan.write_text(json.dumps([plain | case for case in cases]))
+    command = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes), str(script)]
+    arguments = [str(Path(__file__).parent), str(plan), str(directory), str(out)]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *command, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return torch.load(out, weights_only=True)
+
+
+def close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return float((one - other).norm()) < 1e-5 * float(other.norm())
+
+
+@pytest.mark.slow
+def test_zero1_is_ddp_to_the_bit_with_half_the_state(tmp_path: Path) -> None:
+    """Each element goes through the same arithmetic, only on one rank instead of on all."""
+    cases = [
+        {"parallel": parallel, **case}
+        for case in ({"optimizer": "muon"}, {"optimizer": "adamw"}, {"optimizer": "muon", "experts": 4}, {"lora": True})
+        for parallel in ("ddp", "zero1")
+    ]
+    results = ranks_train(2, cases, tmp_path)
+    for (weights, loss, state), (shared, shared_loss, shared_state) in zip(results[::2], results[1::2], strict=True):
+        assert torch.equal(weights, shared)
+        assert loss == shared_loss
+        assert shared_state < 0.6 * state
+
+
+@pytest.mark.slow
+def test_fsdp_is_ddp_but_for_the_order_of_sums(tmp_path: Path) -> None:
+    """Four micro-batches a step, of which the last one sends; a tied embedding that is used twice; frozen weights."""
+    kinds = ({}, {"experts": 4}, {"lora": True})
+    cases = [
+        {**case, **how}
+        for case in kinds
+        for how in ({"parallel": "ddp"}, {"parallel": "fsdp"}, {"parallel": "fsdp", "recompute": True})
+    ]
+    results = ranks_train(2, cases, tmp_path)
+    for whole, *shared in zip(results[::3], results[1::3], results[2::3], strict=True):
+        for weights, loss, state in shared:
+            assert close(weights, whole[0])
+            assert loss == pytest.approx(whole[1], rel=1e-6)
+            assert state < 0.6 * whole[2]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_goes_on_at_another_number_of_ranks_and_another_kind(tmp_path: Path) -> None:
+    """ddp, zero1 and fsdp write; two ranks and one read, each kind what the others wrote."""
+    written = [{"parallel": kind, "steps": 3} for kind in ("ddp", "zero1", "fsdp")]
+    ranks_train(2, written, tmp_path)
+    names = ["ddp0", "zero11", "fsdp2"]
+    assert len(list((tmp_path / "fsdp2" / "step-00000003").glob("*-of-00002.safetensors"))) == 4
+    whole, *resumed = ranks_train(
+        2, [{}, *({"parallel": kind, "from": name} for name in names for kind in ("ddp", "zero1", "fsdp"))], tmp_path
+    )
+    for number, (weights, loss, _) in enumerate(resumed):
+        assert close(weights, whole[0]), number
+        assert loss == pytest.approx(whole[1], rel=1e-6)
+    for weights, _, _ in (resumed[0], resumed[1], resumed[3], resumed[4]):  # ddp and zero1 among themselves
+        assert torch.equal(weights, whole[0])
+    for weights, loss, _ in ranks_train(1, [{"parallel": "fsdp", "from": name} for name in names], tmp_path):
+        assert close(weights, whole[0])
+        assert loss == pytest.approx(whole[1], rel=1e-6)
+    ranks_train(1, [{"parallel": "ddp", "steps": 3}], tmp_path)  # one rank writes, two go on
+    for weights, loss, _ in ranks_train(
+        2, [{"parallel": kind, "from": "ddp0"} for kind in ("zero1", "fsdp")], tmp_path
+    ):
+        assert close(weights, whole[0])
+        assert loss == pytest.approx(whole[1], rel=1e-6)
