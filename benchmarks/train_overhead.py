@@ -71,7 +71,7 @@ def tracking(_: Path) -> dict[str, Any]:
         tracker = Tracker(directory)
         run_id = tracker.begin("pretrain", tags={"stage": "pretrain"})
         meter = Meter()
-        with Display(Console(file=StringIO())) as display:
+        with Display(Console(file=StringIO(), force_terminal=True)) as display:
             display.started("pretrain")
             sinks = {
                 "display": lambda events: display.events("pretrain", events),

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -202,25 +203,24 @@ def test_a_stage_that_is_interrupted_is_resumed_by_the_next_build(
     token_artifacts: Tokens, tokenizer_artifact: Artifact, tmp_path: Path
 ) -> None:
     """The whole way: Ctrl-C in `build`, the scratch directory stays, the next `build` seals the artifact."""
-    config = PretrainConfig(model=TINY, **COMMON).replace(tokens=100 * 800, log_every=1, checkpoint_steps=None)
+    config = PretrainConfig(model=TINY, **COMMON).replace(tokens=400 * 800, log_every=1, checkpoint_steps=None)
     inputs = {"tokens": token_artifacts["pretrain"], "tokenizer": tokenizer_artifact}
     store = Store(tmp_path)
     scratches: list[Path] = []
 
+    def watch(events: Path) -> None:
+        while not events.exists() or events.read_text().count("step") < 12:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
     def interrupt_soon(scratch: Path) -> None:
         scratches.append(scratch)
-        script = (
-            f"import os, time\nfrom pathlib import Path\npath = Path({str(scratch / EVENTS_FILE)!r})\n"
-            f"while not path.exists() or path.read_text().count('step') < 12: time.sleep(0.05)\n"
-            f"os.kill({os.getpid()}, {int(signal.SIGINT)})"
-        )
-        watchers.append(subprocess.Popen([sys.executable, "-c", script]))
+        threading.Thread(target=watch, args=(scratch / EVENTS_FILE,), daemon=True).start()
 
-    watchers: list[subprocess.Popen[bytes]] = []
+    before = psutil.Process().children()
     with pytest.raises(KeyboardInterrupt):
         build(PRETRAIN, config, inputs, store=store, on_start=interrupt_soon)
-    watchers[0].wait()
-    assert psutil.Process().children() == []
+    assert psutil.Process().children() == before
     (checkpoint,) = (scratches[0] / "checkpoints").iterdir()
     artifact, reused = build(PRETRAIN, config, inputs, store=store)
     assert not reused

@@ -117,6 +117,9 @@ class _Took:
     held_out: float
     """The look at all of the rehearsal's."""
     held_out_items: int
+    reference: float
+    """All of the rehearsal's; 0 where there is none."""
+    reference_pairs: int
     save: float
     end: float
     tokens_a_step: float
@@ -134,13 +137,16 @@ class _Took:
         step = median(seconds[1:])
         gap = [lines[0].time - started, *(b.time - a.time for a, b in zip(lines, lines[1:], strict=False))]
         held_out = open_val_split(run.stage, run.config, run.inputs, ranks=run.config.processes)
+        reference = float(summary.figures.get("reference_seconds") or 0.0)
         mfus = [line.metrics["mfu"] for line in lines[1:] if line.metrics.get("mfu")]
         return cls(
-            start=max(gap[0] - step, 0.0),
+            start=max(gap[0] - step - reference, 0.0),
             step=step,
             sample=max(gap[VALIDATED - 1] - seconds[VALIDATED - 1], 0.0),
             held_out=max(events[-1].time - lines[-1].time, 0.0),
             held_out_items=held_out.num_items if held_out else 0,
+            reference=reference,
+            reference_pairs=int(summary.figures.get("reference_pairs") or 0),
             save=max(gap[SAVED] - seconds[SAVED], 0.0),
             end=max(ended - events[-1].time, 0.0),
             tokens_a_step=(lines[-1].metrics["tokens"] or 0.0) / len(lines),
@@ -154,7 +160,8 @@ class _Took:
         """The same for a training of `size` as `config` says."""
         looks = (size.steps - 1) // config.validate_every if config.validate_every else 0
         for_an_item = self.held_out / self.held_out_items if self.held_out_items else 0.0
-        reference = self._reference(run, config, size) * for_an_item if run.stage == "dpo" else 0.0
+        for_a_pair = self.reference / self.reference_pairs if self.reference_pairs else 0.0
+        reference = self._reference_pairs(config, size) * for_a_pair if for_a_pair else 0.0
         during = size.steps * self.step
         saves = int(during // config.checkpoint_seconds) + size.steps // (config.checkpoint_steps or size.steps + 1)
         return Forecast(
@@ -175,23 +182,18 @@ class _Took:
             stand_ins=stood_in,
         )
 
-    def _reference(self, run: TrainRun, config: TrainConfig, size: Size) -> float:
-        """Pairs whose reference the training computes before its first step and the rehearsal did not.
+    def _reference_pairs(self, config: TrainConfig, size: Size) -> float:
+        """Pairs whose reference the training computes before its first step.
 
         Pairs are computed in groups, so those beside a wanted one are too (`reference.py`): of groups of g, where a
-        share w of the pairs is wanted, 1 − (1 − w)^g. A group is about as fast as a look at as many held-out pairs.
+        share w of the pairs is wanted, 1 − (1 − w)^g.
         """
         cpu = runtime.choose_device(config.device).type == "cpu"
         group_tokens = GROUP_TOKENS_CPU if cpu else GROUP_TOKENS_GPU
         pairs_a_group = max(1.0, group_tokens * config.batch_items / self.tokens_a_step)
 
-        def computed(items: int, steps: int) -> float:
-            share = min(1.0, steps * config.batch_items / max(items, 1))
-            return items * (1 - (1 - share) ** pairs_a_group)
-
-        rehearsed = open_train_split(run.stage, run.config, run.inputs, Path()).num_items
-        whole = computed(size.items, size.steps) + size.val_items
-        return max(0.0, whole - computed(rehearsed, STEPS) - self.held_out_items)
+        wanted = min(1.0, size.steps * config.batch_items / max(size.items, 1))
+        return size.items * (1 - (1 - wanted) ** pairs_a_group) + size.val_items
 
 
 def _inputs(stage: StageName, config: TrainConfig, known: Known, work: Path) -> tuple[dict[str, Path], tuple[str, ...]]:

@@ -126,7 +126,7 @@ def sum_over_ranks(buffer: Tensor, ranks: Ranks) -> None:
     rows = parts.view(ranks.size, width)
     while len(rows) > 1:
         rows = rows[0::2] + rows[1::2]
-    dist.all_gather_into_tensor(sent, rows[0].contiguous())
+    dist.all_gather_single(sent, rows[0].contiguous())
     buffer.copy_(sent[: len(buffer)])
 
 

@@ -119,7 +119,7 @@ def run_rank(run: TrainRun, ranks: Ranks) -> None:
             summary = summarize(run, training, trained.tokens.info, progress, figures | at_the_end, mixture)
             alone = ranks.size == 1 or config.parallel == "ddp"  # else the optimizers' state is in parts
             digests = digest_state(whole, optimizers if alone else ())
-            summary = summary.replace(figures={**summary.figures, **digests})
+            summary = summary.replace(figures={**summary.figures, **objectives.figures, **digests})
             save_result(run, whole)
             runtime.write_json(out_dir / TRAINING_FILE, summary.model_dump(mode="json"))
 

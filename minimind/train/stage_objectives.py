@@ -3,7 +3,9 @@
 Not here: the objectives themselves (`objectives.py`).
 """
 
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +35,8 @@ class Objectives(NamedTuple):
     measured: Objective
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    figures: Mapping[str, float] = MappingProxyType({})
+    """For the training's summary."""
 
 
 def make_objectives(
@@ -87,9 +91,10 @@ def _preference(
         return objectives.preference(loss, reference, bytes_per_token=_bytes_per_token(run, ranks))
 
     made = {name: objective(reference) for name, reference in found.references.items()}
-    note = f"reference log-probabilities: {found.computed:,} pairs computed, the others known"
+    note = f"reference log-probabilities: {found.computed:,} pairs computed in {found.seconds:.1f} s, the others known"
     warnings = (found.problem,) if found.problem else ()
-    return Objectives(made["train"], made.get("val", made["train"]), (note,), warnings)
+    figures = {"reference_pairs": found.computed, "reference_seconds": round(found.seconds, 3)}
+    return Objectives(made["train"], made.get("val", made["train"]), (note,), warnings, figures)
 
 
 def _references(
