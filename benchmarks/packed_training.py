@@ -52,12 +52,12 @@ def packed(path: Path) -> dict[str, Any]:
 
 def padded(path: Path) -> dict[str, Any]:
     """A document to a row, logits everywhere."""
-    return _trained(_one_a_row(path), plain_loss)
+    return _trained(one_a_row(path.parent), plain_loss)
 
 
 def padded_own_loss(path: Path) -> dict[str, Any]:
     """A document to a row, logits where there are labels."""
-    return _trained(_one_a_row(path), own_loss)
+    return _trained(one_a_row(path.parent), own_loss)
 
 
 def own_loss(model: Transformer, batch: Tensors) -> torch.Tensor:
@@ -69,8 +69,9 @@ def plain_loss(model: Transformer, batch: Tensors) -> torch.Tensor:
     return F.cross_entropy(logits.flatten(0, 1), batch.labels_BT.flatten(), ignore_index=IGNORE, reduction="sum")
 
 
-def _one_a_row(path: Path) -> Callable[[int], Batch]:
-    token_set = TokenSet.open(path.parent)
+def one_a_row(directory: Path) -> Callable[[int], Batch]:
+    """Batches by step of a document to a row, padded to `LENGTH`."""
+    token_set = TokenSet.open(directory)
 
     def batch(step: int) -> Batch:
         documents = np.random.default_rng([0, step]).integers(0, token_set.num_documents, ROWS)

@@ -20,7 +20,6 @@ from minimind.data.sharding import SHARD, ShardConfig
 from minimind.data.shards import ROWS_DIR, write_rows
 from minimind.stage import Stage, build
 from minimind.tokens.split_writer import Documents, SplitWriter, close_split
-from minimind.tokens.token_set import TokensInfo, token_dtype
 from minimind.tokens.tokenizer_training import TOKENIZER, TokenizerConfig
 from minimind.tokens.tokenizing import TOKENS, TokensConfig
 
@@ -88,18 +87,7 @@ def write_random_set(directory: Path, parts: Iterable[Documents], *, vocab_size:
     with SplitWriter(directory, "pretrain", vocab_size=vocab_size) as writer:
         for part in parts:
             writer.write(part)
-    info = TokensInfo(
-        rows="pretrain",
-        dtype=token_dtype(vocab_size),
-        vocab_size=vocab_size,
-        documents=writer.documents,
-        tokens=writer.tokens,
-        trained_tokens=writer.trained,
-        bytes=writer.bytes,
-        tokenizer="",
-        longest=writer.longest,
-    )
-    close_split(directory, info, (row_length,))
+    close_split(directory, writer.info(), (row_length,))
     return directory / "tokens.json"
 
 

@@ -18,13 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import peers_train as peers
-from benchmarks.packed_training import short_documents
+from benchmarks.packed_training import one_a_row, short_documents
 from minimind.model.config import PRESETS
 from minimind.model.lora import apply_lora
 from minimind.model.moe import Experts
 from minimind.model.transformer import Transformer
 from minimind.tokens.batches import IGNORE, Batch, RowBatches
-from minimind.tokens.layout import Grid
 from minimind.tokens.token_set import TokenSet
 from minimind.train import objectives
 from minimind.train.config import TrainConfig
@@ -72,21 +71,6 @@ def full_rows(step: int) -> Batch:
 def packed_rows() -> Callable[[int], Batch]:
     token_set = TokenSet.open(short_documents().parent)
     return RowBatches(token_set, row_length=LENGTH, batch_rows=ROWS, seed=0).batch
-
-
-def padded_rows() -> Callable[[int], Batch]:
-    """The same documents, one to a row."""
-    token_set = TokenSet.open(short_documents().parent)
-
-    def batch(step: int) -> Batch:
-        documents = np.random.default_rng([0, step]).integers(0, token_set.num_documents, ROWS)
-        starts, lengths = token_set.offsets[documents], np.diff(token_set.offsets)[documents]
-        grid = Grid.of(np.arange(ROWS), lengths, num_rows=ROWS, width=LENGTH)
-        ids_N, at_N = grid.take(token_set.tokens, starts)
-        labels_N = token_set.tokens[1:].take(at_N, mode="clip")
-        return grid.batch(ids_N, labels_N, numbers=np.zeros(ROWS), items_B=documents, padding=0)
-
-    return batch
 
 
 def pairs(step: int) -> Batch:
@@ -255,7 +239,7 @@ VARIANTS: dict[str, Callable[[Path], Figures]] = {
     "ours_fp32": lambda _: ours(full_rows, dtype=torch.float32),
     "ours": lambda _: ours_with_limit(),
     "ours_compiled": lambda _: ours(full_rows, compiled=True),
-    "upstream_short": lambda _: peer(peers.upstream_of(MODEL), padded_rows(), upstream_loss),
+    "upstream_short": lambda _: peer(peers.upstream_of(MODEL), one_a_row(short_documents().parent), upstream_loss),
     "ours_short": lambda _: ours(packed_rows()),
     "ours_lora": lambda _: ours(full_rows, lora=True),
     "upstream_dpo": lambda _: upstream_dpo(),

@@ -79,6 +79,7 @@ class SplitWriter:
 
     def __init__(self, directory: Path, kind: RowKind, *, vocab_size: int) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self._kind, self._vocab_size = kind, vocab_size
         self._dtype = token_dtype(vocab_size)
         self.documents = self.tokens = self.trained = self.bytes = self.longest = 0
         names = [TOKENS_FILE, OFFSETS_FILE, ROWS_FILE, BYTES_FILE] + ([MASK_FILE] if kind != "pretrain" else [])
@@ -100,6 +101,21 @@ class SplitWriter:
         self.tokens += len(some.ids)
         self.bytes += int(some.bytes.sum())
         self.longest = max(self.longest, int(some.lengths.max(initial=0)))
+
+    def info(self, *, tokenizer: str = "", end_of_text: int = 0) -> TokensInfo:
+        """What the files are, for `close_split`."""
+        return TokensInfo(
+            rows=self._kind,
+            dtype=self._dtype,
+            vocab_size=self._vocab_size,
+            documents=self.documents,
+            tokens=self.tokens,
+            trained_tokens=self.trained,
+            bytes=self.bytes,
+            tokenizer=tokenizer,
+            end_of_text=end_of_text,
+            longest=self.longest,
+        )
 
     def __enter__(self) -> Self:
         return self

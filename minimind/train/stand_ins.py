@@ -16,7 +16,7 @@ from minimind.model.transformer import Transformer
 from minimind.model.weights import save_model
 from minimind.tokens.hf_tokenizer import write_hf_tokenizer
 from minimind.tokens.split_writer import Documents, SplitWriter, close_split
-from minimind.tokens.token_set import SPLITS, TokenSet, TokensInfo, token_dtype
+from minimind.tokens.token_set import SPLITS, TokenSet
 from minimind.tokens.tokenizer import MODEL_FILE, Tokenizer
 from minimind.tokens.vocabulary import train_pieces
 
@@ -85,16 +85,4 @@ def random_tokenizer(out_dir: Path, *, vocab_size: int) -> Path:
 def _write(directory: Path, kind: RowKind, some: Documents, *, vocab_size: int, end_of_text: int) -> None:
     with SplitWriter(directory, kind, vocab_size=vocab_size) as writer:
         writer.write(some)
-    info = TokensInfo(
-        rows=kind,
-        dtype=token_dtype(vocab_size),
-        vocab_size=vocab_size,
-        documents=writer.documents,
-        tokens=writer.tokens,
-        trained_tokens=writer.trained,
-        bytes=writer.bytes,
-        tokenizer="",
-        end_of_text=end_of_text,
-        longest=writer.longest,
-    )
-    close_split(directory, info, ())
+    close_split(directory, writer.info(end_of_text=end_of_text), ())
