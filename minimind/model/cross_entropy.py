@@ -31,20 +31,20 @@ CHUNK_LOGITS_GPU = 1 << 26
 
 def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor) -> Tensor:
     """The sum of −log p(label) over labels other than IGNORE, as an fp32 scalar."""
-    hidden_ND, labels_N, _ = _drop_ignored(hidden_ND, labels_N)
+    hidden_ND, labels_N, _ = drop_ignored(hidden_ND, labels_N)
     return _LinearCrossEntropy.apply(hidden_ND, weight_VD, labels_N, torch.is_grad_enabled())
 
 
 def label_log_probs(hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor) -> Tensor:
     """log p(label) of every token in fp32, 0 where the label is IGNORE."""
-    kept_ND, kept_labels_N, rows = _drop_ignored(hidden_ND, labels_N)
+    kept_ND, kept_labels_N, rows = drop_ignored(hidden_ND, labels_N)
     log_probs_N = _LabelLogProbs.apply(kept_ND, weight_VD, kept_labels_N)
     if rows is None:
         return log_probs_N
     return log_probs_N.new_zeros(labels_N.shape).index_copy(0, rows, log_probs_N)
 
 
-def _drop_ignored(hidden_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+def drop_ignored(hidden_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """The rows that have a label, their labels and their numbers (None when all are kept)."""
     if hidden_ND.device.type != "cpu":
         return hidden_ND, labels_N, None

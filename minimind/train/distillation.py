@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from minimind.model.cross_entropy import drop_ignored
 from minimind.model.layers import accumulation_dtype
 from minimind.tokens.layout import IGNORE
 
@@ -40,9 +41,9 @@ def distillation_loss(
 
     Hinton et al. 2015, section 2. Only the first has a gradient, and only the student gets it.
     """
-    if labels_N.device.type == "cpu":  # on a GPU counting what is left would stall the queue
-        rows = (labels_N != IGNORE).nonzero().squeeze(1)
-        student_ND, teacher_NH, labels_N = student_ND[rows], teacher_NH[rows], labels_N[rows]
+    student_ND, labels_N, rows = drop_ignored(student_ND, labels_N)
+    if rows is not None:
+        teacher_NH = teacher_NH.index_select(0, rows)
     return _DistillationLoss.apply(
         student_ND, student_VD, teacher_NH, teacher_VH, labels_N, alpha, temperature, torch.is_grad_enabled()
     )

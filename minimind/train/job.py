@@ -5,6 +5,7 @@ others compute. Not here: what the parts are made from (`setup.py`, `splits.py`,
 (`launch.py`).
 """
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ from minimind.train.row_names import name_rows
 from minimind.train.setup import choose_dtype, compiles, make_model
 from minimind.train.splits import Split, mixed_input, open_train_split, open_val_split
 from minimind.train.stage_configs import TrainRun
-from minimind.train.stage_objectives import make_objectives
+from minimind.train.stage_objectives import Objectives, make_objectives
 from minimind.train.strategy import Strategy, make_strategy
 from minimind.train.validation import HeldOut, validate
 from minimind.train.watch import Watch
@@ -65,22 +66,11 @@ def run_rank(run: TrainRun, ranks: Ranks) -> None:
     writer = EventWriter(out_dir / EVENTS_FILE, keep_bytes=kept) if ranks.is_first else nullcontext()
     with deterministic(config.exact), writer as events:
         if events:
-            _announce(events, run, ranks, model, found, [*passed_over, *objectives.warnings])
-            for line in objectives.notes:
-                events.log(line)
+            _announce(events, run, ranks, model, found, [*passed_over, *objectives.warnings], objectives.notes)
             _tell_mixture(events, trained, 0)
         if compiles(run, total_steps, ranks):
             strategy.compile()
-        held_out_items = held_out and HeldOut(
-            held_out.batches,
-            held_out.num_items,
-            held_out.batch_items,
-            unit=config.micro_items if config.exact else None,
-        )
-
-        def look(sample: bool) -> Figures:
-            return validate(model, objectives.measured, held_out_items, ranks, sample=sample) if held_out_items else {}
-
+        look = _looking(run, model, objectives, held_out, ranks)
         watch = Watch(
             run,
             model,
@@ -92,7 +82,6 @@ def run_rank(run: TrainRun, ranks: Ranks) -> None:
             total_steps=total_steps,
             steps_per_epoch=trained.steps_per_epoch,
         )
-        token_sets = [run.inputs["tokens"], *(run.inputs[mixed_input(kind)] for kind in config.mix)]
         training = Training(
             config=config,
             total_steps=total_steps,
@@ -103,14 +92,14 @@ def run_rank(run: TrainRun, ranks: Ranks) -> None:
             gradients=strategy.gradients,
             ranks=ranks,
             events=events,
-            validate=lambda: look(sample=True),
+            validate=lambda: look(True),
             save=partial(_save_progress, out_dir, identity, model, optimizers, strategy, ranks, events),
             describe=watch.describe,
             observe=watch.observe,
-            name_rows=lambda step: name_rows(trained.batches, token_sets, step),
+            name_rows=partial(name_rows, trained.batches, _token_sets(run)),
         )
         figures = train(training, progress)
-        at_the_end = look(sample=False)
+        at_the_end = look(False)
         whole = strategy.whole_model()
         if events:
             if at_the_end:
@@ -122,6 +111,22 @@ def run_rank(run: TrainRun, ranks: Ranks) -> None:
             summary = summary.replace(figures={**summary.figures, **objectives.figures, **digests})
             save_result(run, whole)
             runtime.write_json(out_dir / TRAINING_FILE, summary.model_dump(mode="json"))
+
+
+def _looking(
+    run: TrainRun, model: Transformer, objectives: Objectives, held_out: Split | None, ranks: Ranks
+) -> Callable[[bool], Figures]:
+    """Figures of the held-out rows, of a sample or of all; nothing where there are none."""
+    if held_out is None:
+        return lambda sample: {}
+    unit = run.config.micro_items if run.config.exact else None
+    items = HeldOut(held_out.batches, held_out.num_items, held_out.batch_items, unit=unit)
+    return lambda sample: validate(model, objectives.measured, items, ranks, sample=sample)
+
+
+def _token_sets(run: TrainRun) -> list[Path]:
+    """The stage's own, and those that are mixed in."""
+    return [run.inputs["tokens"], *(run.inputs[mixed_input(kind)] for kind in run.config.mix)]
 
 
 def _save_progress(
@@ -163,10 +168,16 @@ def _find_checkpoint(out_dir: Path, identity: str, ranks: Ranks) -> tuple[Found 
 
 
 def _announce(
-    events: EventWriter, run: TrainRun, ranks: Ranks, model: Transformer, found: Found | None, passed_over: list[str]
+    events: EventWriter,
+    run: TrainRun,
+    ranks: Ranks,
+    model: Transformer,
+    found: Found | None,
+    warnings: Sequence[str],
+    notes: Sequence[str],
 ) -> None:
     """What a reader of the log wants to know before the first step."""
-    for line in passed_over:
+    for line in warnings:
         events.log(line, level="warning")
     if found:
         events.log(f"goes on after step {found.header.progress['step']}")
@@ -175,6 +186,8 @@ def _announce(
         f"{run.stage}: {trained_parameters(model):,} of {count_parameters(model.config):,} parameters trained "
         f"in {dtype} on {ranks.size} × {ranks.device.type}, {torch.get_num_threads()} threads each"
     )
+    for line in notes:
+        events.log(line)
 
 
 def _tell_mixture(events: EventWriter, trained: Split, steps: int) -> Figures:
