@@ -43,6 +43,7 @@ from minimind.tokens.tokenizing import TOKENS, TokensConfig
 from minimind.train.stage_configs import PretrainConfig
 from minimind.train.stages import PRETRAIN
 
+RESULT = RESULTS / "equal_tokens.json"
 ROW, BATCH, ACCUMULATED = 340, 32, 8
 """Upstream's."""
 IGNORE = -100
@@ -111,12 +112,13 @@ def ours(data: "Data", config: ModelConfig, tokens: int) -> Transformer:
         model=config,
         tokens=tokens,
         length=512,
-        batch_tokens=16384,
-        micro_tokens=8192,
+        batch_tokens=4096,
+        micro_tokens=4096,
         optimizer="muon",
         lr=4e-3,
-        warmup_steps=50,
+        warmup_steps=100,
         validate_every=0,
+        threads=torch.get_num_threads(),
     )
     inputs = {"tokens": data.tokens, "tokenizer": data.tokenizer}
     artifact, _ = build(PRETRAIN, settings, inputs, store=Store(CACHE / "store"))
@@ -181,6 +183,16 @@ class Data:
         return float(fit_ngram(train).bits(val).sum() / sum(map(len, val)))
 
 
+def read_result(key: dict[str, int]) -> dict[str, Any]:
+    """What is written of runs with these settings; empty if it is of others."""
+    result: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    return result if all(result.get(name) == value for name, value in key.items()) else {}
+
+
+def write_result(result: dict[str, Any]) -> None:
+    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Bits per byte after equal tokens")
     parser.add_argument("--train", type=Path, required=True, help="JSONL of {'text': …} rows, cleaned")
@@ -192,16 +204,17 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     data, config = Data(given.train.resolve(), given.input.resolve()), shape(given.width)
-    path = RESULTS / "equal_tokens.json"
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     key = {"tokens": given.tokens, "width": given.width, "held_out_bytes": given.input.stat().st_size}
-    if any(result.get(name) != value for name, value in key.items()):
+    result = read_result(key)
+    if not result:
         result = {**key, "byte_6_gram": data.ngram_bits_per_byte(), "variants": {}}
+        write_result(result)
     for name in given.only or VARIANTS:
         began = time.monotonic()
         bits = data.bits_per_byte(VARIANTS[name](data, config, given.tokens))
+        result = read_result(key) or result  # another process may have added a variant meanwhile
         result["variants"][name] = {"bits_per_byte": bits, "minutes": (time.monotonic() - began) / 60}
-        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_result(result)
     table = Table("variant", "bits per byte", "minutes", title=f"{given.tokens:,} tokens, width {given.width}")
     table.add_row("byte 6-gram", f"{result['byte_6_gram']:.3f}", "")
     for name, figures in result["variants"].items():

@@ -21,7 +21,8 @@ from minimind.train import checkpoint
 from minimind.train.checkpoint import Stored, find_checkpoint, load_checkpoint, save_checkpoint
 from minimind.train.loop import Progress, Training, train
 from minimind.train.objectives import next_token
-from minimind.train.optimizer import LossScale, optimizer_state
+from minimind.train.optimizer import LossScale
+from minimind.train.sharding import Layout
 from minimind.train.stage_configs import SftConfig
 
 CONFIG = SftConfig(tokens=1, length=24, batch_tokens=8 * 24, optimizer="muon", warmup_steps=0, log_every=3)
@@ -63,7 +64,7 @@ def test_everything_comes_back_to_the_bit(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(3), following)
     for one, other in zip(training.model.parameters(), fresh.model.parameters(), strict=True):
         assert torch.equal(one, other)
-    states = [optimizer_state(t.optimizers, t.model) for t in (training, fresh)]
+    states = [Layout.whole(t.model).state_tensors(t.optimizers) for t in (training, fresh)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 

@@ -14,6 +14,7 @@ from training_parts import ONE_RANK, TINY, Pattern
 
 from minimind.errors import ConfigError
 from minimind.model.transformer import Transformer
+from minimind.train.deepspeed_engine import engine_config
 from minimind.train.fsdp import require_even_shares
 from minimind.train.objectives import Tensors, next_token
 from minimind.train.optimizer import make_optimizers
@@ -103,7 +104,7 @@ def test_recomputed_activations_give_the_same_gradient_to_the_bit(experts: int, 
 
 
 RANKS = """
-import json, sys, torch
+import dataclasses, json, math, sys, torch
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from training_parts import TINY, Pattern
@@ -119,29 +120,36 @@ from minimind.train.strategy import make_strategy
 
 def trained(case, ranks, *, steps, directory, resume=False):
     config = SftConfig(tokens=1, length=24, batch_tokens=8 * 24, micro_tokens=48, warmup_steps=0, lr=1e-2, log_every=1,
-                       **{k: case[k] for k in ("parallel", "optimizer")})
+                       **{k: case[k] for k in ("parallel", "optimizer", "deepspeed")})
     model = Transformer(TINY.replace(num_experts=case["experts"], experts_per_token=min(2, case["experts"])))
     for layer in model.model.layers:
         layer.recompute = case["recompute"]
     if case["lora"]:
         apply_lora(model, rank=2, alpha=4, targets=("q_proj",), seed=0)
     strategy = make_strategy(config, model, ranks)
-    optimizers = make_optimizers(model, config, dtype=torch.float32)
-    strategy.give(optimizers)
-    how = {"model": model, "optimizers": optimizers, "ranks": ranks, "layout": strategy.layout}
+    strategy.give(make_optimizers(model, config, dtype=torch.float32))
+    optimizers = strategy.optimizers
     progress = Progress()
     if resume:
         found, _ = find_checkpoint(directory, run="this")
-        progress = load_checkpoint(found, **how)
-    training = Training(config=config, total_steps=6, model=model, objective=next_token(), batches=Pattern(),
+        with strategy.to_load() as (layout, states):
+            progress = load_checkpoint(found, model=model, optimizers=states, ranks=ranks, layout=layout)
+    objective = next_token()
+    if case["bad_step"] is not None:
+        function = objective.function
+        def once_infinite(model, batch):
+            found = function(model, batch)
+            return found._replace(sum=found.sum * (math.inf if progress.step == case["bad_step"] else 1))
+        objective = dataclasses.replace(objective, function=once_infinite)
+    training = Training(config=config, total_steps=6, model=model, objective=objective, batches=Pattern(),
                         optimizers=optimizers, gradients=strategy.gradients, ranks=ranks, events=None)
     if steps < 6:
         def stop(progress):
             if progress.step == steps:
-                strategy.settle()
-                assert save_checkpoint(directory, progress, run="this", events_offset=0, **how) is None
+                with strategy.to_save() as (layout, states):
+                    assert save_checkpoint(directory, progress, run="this", model=model, optimizers=states,
+                                           ranks=ranks, events_offset=0, layout=layout) is None
                 raise KeyboardInterrupt
-        import dataclasses
         training = dataclasses.replace(training, save=stop, config=config.replace(checkpoint_steps=steps))
     loss = None
     try:
@@ -170,7 +178,8 @@ def ranks_train(
     """Weights, last loss, and bytes of optimizer state on the first rank, of each case."""
     script, plan, out = directory / "ranks.py", directory / "plan.json", directory / "results.pt"
     script.write_text(RANKS)
-    plain = {"parallel": "ddp", "optimizer": "adamw", "experts": 0, "lora": False, "recompute": False}
+    plain = {"parallel": "ddp", "optimizer": "adamw", "deepspeed": None, "experts": 0}
+    plain |= {"lora": False, "recompute": False, "bad_step": None}
     plan.write_text(json.dumps([plain | case for case in cases]))
     command = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes), str(script)]
     arguments = [str(Path(__file__).parent), str(plan), str(directory), str(out)]
@@ -244,3 +253,67 @@ def test_a_checkpoint_goes_on_at_another_number_of_ranks_and_another_kind(tmp_pa
     ):
         assert close(weights, whole[0])
         assert loss == pytest.approx(whole[1], rel=1e-6)
+
+
+def zero(stage: int, *, table: dict[str, object] | None = None, **case: object) -> dict[str, object]:
+    """A case under DeepSpeed."""
+    return {"parallel": "deepspeed", "deepspeed": {"zero_optimization": {"stage": stage, **(table or {})}}, **case}
+
+
+@pytest.mark.slow
+def test_deepspeed_is_ddp_but_for_the_order_of_sums(tmp_path: Path) -> None:
+    """All stages: a tied embedding used twice, frozen weights, activations made again, a step that is skipped."""
+    pytest.importorskip("deepspeed")
+    kinds: list[dict[str, object]] = [{}, {"lora": True}, {"experts": 4}, {"recompute": True}, {"bad_step": 3}]
+    offloaded = {"offload_optimizer": {"device": "cpu"}}
+    cases = [zero(stage, **kind) for kind in kinds for stage in (1, 2, 3)]
+    cases += [zero(stage, table=offloaded, **kind) for kind in kinds[::4] for stage in (2, 3)]
+    results = dict(enumerate(ranks_train(2, [*kinds, *cases], tmp_path)))
+    for number, case in enumerate(cases, len(kinds)):
+        kind = {key: value for key, value in case.items() if key not in ("parallel", "deepspeed")}
+        weights, loss, state = results[number]
+        whole = results[kinds.index(kind)]
+        assert close(weights, whole[0]), case
+        assert loss == pytest.approx(whole[1], rel=1e-6), case
+        assert 0 < state < 0.6 * whole[2], case
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_deepspeed_goes_on_anywhere_and_is_a_resume(tmp_path: Path) -> None:
+    """Two ranks write, two and three read: also stages of each other, ddp's, and parts that ranks do not divide."""
+    pytest.importorskip("deepspeed")
+    ranks_train(2, [zero(2, steps=3), zero(3, steps=3), {"steps": 3}], tmp_path)
+    names = ["deepspeed0", "deepspeed1", "ddp2"]
+    kinds = [zero(2), zero(3), {}]
+    cases = [{**kind, "from": name} for kind in kinds for name in names]
+    *whole, a, b, c, d, e, f, g, h, i = ranks_train(2, [*kinds, *cases], tmp_path)
+    for weights, loss, _ in (a, b, c, d, e, f, g, h, i):
+        assert close(weights, whole[2][0])
+        assert loss == pytest.approx(whole[2][1], rel=1e-6)
+    for resumed, uninterrupted in zip((a, e, i), whole, strict=True):
+        assert torch.equal(resumed[0], uninterrupted[0])
+        assert resumed[1] == uninterrupted[1]
+    for weights, _, _ in ranks_train(1, [{**kind, "from": name} for kind in kinds[:2] for name in names], tmp_path):
+        assert close(weights, whole[2][0])
+
+
+def test_what_deepspeed_may_not_be_told_is_said(tmp_path: Path) -> None:
+    """A setting in two places would have one of them ignored; Hugging Face's files say "auto" to all of ours."""
+    path = tmp_path / "ds_config.json"
+    path.write_text(json.dumps({"train_batch_size": "auto", "fp16": {"enabled": "auto"}, **zero(2)["deepspeed"]}))
+    config = CONFIG.parse(
+        {"tokens": 1, "length": 24, "parallel": "deepspeed", "deepspeed": str(path), "grad_clip": 0.5}, origin="recipe"
+    )
+    given = engine_config(config)
+    assert given["zero_optimization"] == {"stage": 2}
+    assert given["gradient_clipping"] == 0.5
+    assert "train_batch_size" not in given
+    for key, ours in (
+        ("train_batch_size", "batch_tokens"),
+        ("scheduler", "schedule"),
+        ("gradient_clipping", "grad_clip"),
+    ):
+        with pytest.raises(ConfigError, match=f"`deepspeed.{key}` is said by `{ours}`"):
+            engine_config(config.replace(deepspeed={key: 1}))
+    with pytest.raises(ConfigError, match=r"stage` must be 1, 2 or 3"):
+        engine_config(config.replace(deepspeed={"zero_optimization": {"stage": 0}}))

@@ -25,8 +25,10 @@ from minimind.train.stage_configs import DpoConfig, LoraConfig, PretrainConfig, 
         ({"epochs": 1, "warmup": 3}, "unknown key `warmup` (did you mean `warmup_steps`?)"),
         ({"epochs": 1, "optimizer": "sgd"}, "`optimizer`: input should be 'adamw' or 'muon'"),
         ({"epochs": 1, "lr_scales": {"head": 1.0}}, "`lr_scales.head"),
-        ({"epochs": 1, "parallel": "deepspeed"}, '"zero1" and "fsdp" divide the same'),
-        ({"epochs": 1, "parallel": "zero9"}, "`parallel`: input should be 'ddp', 'zero1' or 'fsdp'"),
+        ({"epochs": 1, "parallel": "deepspeed"}, "the table `deepspeed` (or the path of a ds_config.json) go together"),
+        ({"epochs": 1, "deepspeed": {}}, "give both or neither"),
+        ({"epochs": 1, "parallel": "deepspeed", "deepspeed": "no.json"}, "no JSON file that can be read: no.json"),
+        ({"epochs": 1, "parallel": "zero9"}, "`parallel`: input should be 'ddp', 'zero1', 'fsdp' or 'deepspeed'"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(values: dict[str, object], message: str) -> None:

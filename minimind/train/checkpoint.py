@@ -36,7 +36,7 @@ from minimind.errors import ArtifactError
 from minimind.train.loop import Progress
 from minimind.train.optimizer import LossScale
 from minimind.train.parallel import Ranks
-from minimind.train.sharding import Layout, Piece, Span
+from minimind.train.sharding import Layout, Span
 
 HEADER_FILE = "checkpoint.json"
 KEEP = 2
@@ -191,28 +191,17 @@ class Stored:
 
 def _contents(layout: Layout, optimizers: Sequence[Optimizer], ranks: Ranks) -> dict[str, dict[str, Tensor]]:
     """File name → tensors that this rank writes: its rows, and what is whole everywhere on the first rank alone."""
-    states = {p: state for optimizer in optimizers for p, state in optimizer.state.items()}
     shard = f"-{ranks.rank + 1:05d}-of-{ranks.size:05d}.safetensors"
     contents = {}
-    for stem, pieces, whole in (
-        ("model", layout.weights, layout.whole_weights),
-        ("optimizer", layout.stepped, layout.whole_state),
+    for stem, tensors, whole in (
+        ("model", layout.weight_tensors(), layout.whole_weights),
+        ("optimizer", layout.state_tensors(optimizers), layout.whole_state),
     ):
-        tensors = {}
-        for piece in pieces:
-            kinds = {"": piece.tensor} if stem == "model" else states.get(piece.tensor, {})
-            for what, value in kinds.items():
-                tensors[_key(piece, what, value)] = value.detach()
         if not whole:
             contents[f"{stem}{shard}"] = tensors
         elif ranks.is_first:
             contents[f"{stem}.safetensors"] = tensors
     return contents
-
-
-def _key(piece: Piece, what: str, value: Tensor) -> str:
-    rows = "" if piece.is_whole or not value.ndim else f"[{piece.start}:{piece.stop}]"
-    return f"{piece.name}{rows}|{what}" if what else f"{piece.name}{rows}"
 
 
 def _parse(key: str) -> tuple[str, Span | None, str]:

@@ -5,8 +5,10 @@ fast, and are no part of a stage's identity. Not here: those of one stage (`stag
 to a step (`loop.py`, `optimizer.py`, `objectives.py`).
 """
 
+import json
 import math
 import re
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -84,7 +86,9 @@ class TrainConfig(Config):
     validate_every: Annotated[int, Field(ge=0)] = 100
     """Steps between two looks at the validation split; 0 looks only at the end."""
 
-    parallel: Annotated[Literal["ddp", "zero1", "fsdp"], WHERE] = "ddp"
+    deepspeed: dict[str, Any] | None = None
+    """DeepSpeed's own configuration, or the path of one; counts, since it may change what weights are kept in."""
+    parallel: Annotated[Literal["ddp", "zero1", "fsdp", "deepspeed"], WHERE] = "ddp"
     """What ranks divide beside the batch: nothing, the optimizer's state, or everything (`strategy.py`)."""
     checkpoint_activations: Annotated[bool, WHERE] = False
     """Make each layer's activations again in the backward pass instead of keeping them."""
@@ -127,15 +131,25 @@ class TrainConfig(Config):
             )
         return self
 
-    @field_validator("parallel", mode="before")
+    @field_validator("deepspeed", mode="before")
     @classmethod
-    def _no_deepspeed(cls, value: Any) -> Any:
-        if value == "deepspeed":
+    def _read_deepspeed(cls, value: Any) -> Any:
+        """A path stands for what is in the file now, so that the stage's identity knows of it."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(Path(value).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"`deepspeed` is no JSON file that can be read: {value} ({error})") from None
+
+    @model_validator(mode="after")
+    def _deepspeed_is_asked_for(self) -> Self:
+        if (self.parallel == "deepspeed") != (self.deepspeed is not None):
             raise ValueError(
-                "DeepSpeed wants to own the loop, its checkpoints are pickles, and its ZeRO-3 frees the output "
-                'projection before the loss reads it (docs/log.md); "zero1" and "fsdp" divide the same'
+                '`parallel` = "deepspeed" and the table `deepspeed` (or the path of a ds_config.json) go together; '
+                "give both or neither"
             )
-        return value
+        return self
 
     @model_validator(mode="after")
     def _nodes_can_meet(self) -> Self:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from minimind.events import EVENTS_FILE, read_events
-from minimind.train.optimizer import optimizer_state
+from minimind.train.parallel import Ranks
+from minimind.train.sharding import Layout
 
 CLOCKS = frozenset({"tokens_per_second", "memory_mb", "mfu", "eta_seconds"})
 """Figures of the log that tell of time and of the machine; all others follow from the settings and the data."""
@@ -29,13 +30,18 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()[:16]
 
 
-def digest_state(model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> dict[str, str]:
-    """`weights_digest` of what is trained, and `optimizer_digest` of what the optimizers keep, where there are any."""
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    found = {"weights_digest": digest_tensors(trained)}
-    if optimizers:
-        found["optimizer_digest"] = digest_tensors(optimizer_state(optimizers, model))
-    return found
+def digest_weights(model: nn.Module) -> str:
+    """Of what is trained."""
+    return digest_tensors({name: p for name, p in model.named_parameters() if p.requires_grad})
+
+
+def digest_optimizers(layout: Layout, optimizers: Sequence[Optimizer], ranks: Ranks) -> str:
+    """Of what the optimizers keep; every rank calls it. Where each keeps a part, it is of the ranks' digests."""
+    mine = digest_tensors(layout.state_tensors(optimizers))
+    if layout.whole_state:
+        return mine
+    parts = ranks.gather(torch.frombuffer(bytearray(mine.encode()), dtype=torch.uint8))
+    return hashlib.sha256(b"".join(bytes(part.tolist()) for part in parts)).hexdigest()[:16]
 
 
 def digest_figures(directory: Path) -> str:

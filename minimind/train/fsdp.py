@@ -9,7 +9,6 @@ arithmetic is that of `ddp` but for the order of sums. With accumulation, micro-
 gradients and send nothing. Not here: Muon, which needs whole matrices, and bf16 on the wire.
 """
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -24,17 +23,20 @@ from minimind.model.transformer import Transformer
 from minimind.train.config import TrainConfig
 from minimind.train.parallel import Ranks
 from minimind.train.sharding import Layout, Piece, step_pieces
+from minimind.train.twin import empty_twin
 
 
 def require_even_shares(config: TrainConfig, ranks: Ranks) -> None:
     """Raise ConfigError where a rank would have more forward passes than another, and wait for it for ever."""
     if config.batch_items % ranks.size:
         raise ConfigError(
-            f'`parallel` "fsdp" gives every rank as many rows: `batch_tokens` {config.batch_tokens} holds '
+            f'`parallel` "{config.parallel}" gives every rank as many rows: `batch_tokens` {config.batch_tokens} holds '
             f"{config.batch_items} (or pairs), which {ranks.size} ranks do not divide; change `batch_tokens`"
         )
     if config.optimizer == "muon":
-        raise ConfigError('`optimizer` "muon" needs whole matrices, `parallel` "fsdp" cuts them; use "zero1"')
+        raise ConfigError(
+            f'`optimizer` "muon" needs whole matrices, `parallel` "{config.parallel}" cuts them; use "zero1"'
+        )
 
 
 class Sharded:
@@ -42,9 +44,7 @@ class Sharded:
 
     def __init__(self, model: Transformer, ranks: Ranks) -> None:
         self.model, self._ranks = model, ranks
-        # a twin without memory, for the end: parameters are replaced by the first pass of deepcopy that sees them
-        empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
-        self._twin = copy.deepcopy(model, empty)
+        self._twin = empty_twin(model)
         mesh = init_device_mesh(ranks.device.type, (ranks.size,))
         for layer in model.model.layers:
             fully_shard(layer, mesh=mesh)

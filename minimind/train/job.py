@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch.optim import Optimizer
 
 from minimind import fingerprint, runtime
 from minimind.events import EVENTS_FILE, EventWriter
@@ -25,7 +24,7 @@ from minimind.train.checkpoint import (
     open_checkpoint,
     save_checkpoint,
 )
-from minimind.train.digests import digest_state
+from minimind.train.digests import digest_optimizers, digest_weights
 from minimind.train.exact import deterministic, require_exact
 from minimind.train.launch import CHECKPOINTS_DIR, TRAINING_FILE
 from minimind.train.loop import Figures, Progress, Training, train
@@ -54,14 +53,15 @@ def run_rank(run: TrainRun, ranks: Ranks) -> None:
     strategy = make_strategy(config, model, ranks)
     objectives = make_objectives(run, model, trained, held_out, ranks, dtype)
     strategy.settle()
-    optimizers = make_optimizers(model, config, dtype=dtype)
-    strategy.give(optimizers)
+    strategy.give(make_optimizers(model, config, dtype=dtype))
+    optimizers = strategy.optimizers
     total_steps = config.total_steps(trained.steps_per_epoch)
     identity = fingerprint.digest({"config": config.identity(), "inputs": run.fingerprints})
     found, passed_over = _find_checkpoint(out_dir, identity, ranks)
     progress = Progress(loss_scale=LossScale.of(dtype))
     if found:
-        progress = load_checkpoint(found, model=model, optimizers=optimizers, ranks=ranks, layout=strategy.layout)
+        with strategy.to_load() as (layout, states):
+            progress = load_checkpoint(found, model=model, optimizers=states, ranks=ranks, layout=layout)
     kept = found.header.events_offset if found else 0
     writer = EventWriter(out_dir / EVENTS_FILE, keep_bytes=kept) if ranks.is_first else nullcontext()
     with deterministic(config.exact), writer as events:
@@ -93,21 +93,22 @@ def run_rank(run: TrainRun, ranks: Ranks) -> None:
             ranks=ranks,
             events=events,
             validate=lambda: look(True),
-            save=partial(_save_progress, out_dir, identity, model, optimizers, strategy, ranks, events),
+            save=partial(_save_progress, out_dir, identity, model, strategy, ranks, events),
             describe=watch.describe,
             observe=watch.observe,
             name_rows=partial(name_rows, trained.batches, _token_sets(run)),
         )
         figures = train(training, progress)
         at_the_end = look(False)
+        with strategy.to_save() as (layout, states):
+            optimizer_digest = digest_optimizers(layout, states, ranks)
         whole = strategy.whole_model()
         if events:
             if at_the_end:
                 events.step(progress.step, total_steps, at_the_end)
             mixture = _tell_mixture(events, trained, progress.step)
             summary = summarize(run, training, trained.tokens.info, progress, figures | at_the_end, mixture)
-            alone = ranks.size == 1 or config.parallel == "ddp"  # else the optimizers' state is in parts
-            digests = digest_state(whole, optimizers if alone else ())
+            digests = {"weights_digest": digest_weights(whole), "optimizer_digest": optimizer_digest}
             summary = summary.replace(figures={**summary.figures, **objectives.figures, **digests})
             save_result(run, whole)
             runtime.write_json(out_dir / TRAINING_FILE, summary.model_dump(mode="json"))
@@ -133,24 +134,23 @@ def _save_progress(
     out_dir: Path,
     identity: str,
     model: Transformer,
-    optimizers: list[Optimizer],
     strategy: Strategy,
     ranks: Ranks,
     events: EventWriter | None,
     progress: Progress,
 ) -> str | None:
     """Save, or go on without and say so: the next try may find room on the disk."""
-    strategy.settle()
-    problem = save_checkpoint(
-        out_dir / CHECKPOINTS_DIR,
-        progress,
-        run=identity,
-        model=model,
-        optimizers=optimizers,
-        ranks=ranks,
-        events_offset=events.offset() if events else 0,
-        layout=strategy.layout,
-    )
+    with strategy.to_save() as (layout, optimizers):
+        problem = save_checkpoint(
+            out_dir / CHECKPOINTS_DIR,
+            progress,
+            run=identity,
+            model=model,
+            optimizers=optimizers,
+            ranks=ranks,
+            events_offset=events.offset() if events else 0,
+            layout=layout,
+        )
     if problem and events:
         events.log(problem, level="warning")
     return problem

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from minimind.errors import ArtifactError
 from minimind.train.config import Part, TrainConfig
 
 DECAY_FRACTION = 0.2
@@ -159,29 +158,6 @@ def _by_shape(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
     for parameter in parameters:
         found[parameter.shape].append(parameter)
     return list(found.values())
-
-
-def optimizer_state(optimizers: Iterable[Optimizer], model: nn.Module) -> dict[str, Tensor]:
-    """Every tensor the optimizers keep, as `parameter name|what` → tensor."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[parameter]}|{key}": value
-        for optimizer in optimizers
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-    }
-
-
-def load_optimizer_state(optimizers: Iterable[Optimizer], model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_state` gave. Raises ArtifactError where it is of another model or optimizer."""
-    parameters = dict(model.named_parameters())
-    owners = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-    for key, value in state.items():
-        name, _, what = key.rpartition("|")
-        parameter = parameters.get(name)
-        if parameter is None or parameter not in owners:
-            raise ArtifactError(f"the checkpoint has optimizer state for {name}, which is not trained here")
-        owners[parameter].state[parameter][what] = value.to(parameter.device)
 
 
 @dataclass

@@ -62,6 +62,8 @@ def compiles(run: TrainRun, total_steps: int, ranks: Ranks) -> bool:
     if config.compile != "auto":
         return config.compile == "on"
     tokens = total_steps * config.batch_items * config.item_tokens
+    if config.parallel == "deepspeed":
+        return False
     if ranks.device.type != "cpu":
         return ranks.device.type == "cuda" and tokens >= COMPILE_TOKENS_CUDA
     model = config.model if isinstance(config, PretrainConfig) else load_config(run.inputs["model"])

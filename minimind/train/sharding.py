@@ -44,6 +44,11 @@ class Piece:
     def is_whole(self) -> bool:
         return len(self.tensor) == self.num_rows
 
+    def key(self, what: str = "", value: Tensor | None = None) -> str:
+        """The name of its weights, or of a tensor of its state, in a file: `model.norm.weight[0:256]|exp_avg`."""
+        rows = "" if self.is_whole or (value is not None and not value.ndim) else f"[{self.start}:{self.stop}]"
+        return f"{self.name}{rows}|{what}" if what else f"{self.name}{rows}"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -63,6 +68,19 @@ class Layout:
         """Everything on every rank."""
         pieces = [Piece(name, p, 0, len(p)) for name, p in model.named_parameters() if p.requires_grad]
         return cls(pieces, pieces)
+
+    def weight_tensors(self) -> dict[str, Tensor]:
+        """What this rank holds, by the name of each piece."""
+        return {piece.key(): piece.tensor.detach() for piece in self.weights}
+
+    def state_tensors(self, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+        """What `optimizers` keep for the pieces they step."""
+        states = {p: state for optimizer in optimizers for p, state in optimizer.state.items()}
+        return {
+            piece.key(what, value): value.detach()
+            for piece in self.stepped
+            for what, value in states.get(piece.tensor, {}).items()
+        }
 
 
 def step_pieces(optimizers: Sequence[Optimizer], pieces: dict[nn.Parameter, Piece | None]) -> None:
