@@ -69,17 +69,19 @@ def prepared(
     The tokenizer is learnt from the file, of conversations from what is said in them.
     """
     store = Store(CACHE / "store")
-    corpus = _corpus(path, rows, store)
-    learnt_from = corpus if rows == "pretrain" else _corpus(path, "pretrain", store)
+    corpus = corpus_of(path, rows, store)
+    learnt_from = corpus if rows == "pretrain" else corpus_of(path, "pretrain", store)
     tokenizer, _ = build(TOKENIZER, TokenizerConfig(vocab_size=vocab_size), {"corpus": learnt_from}, store=store)
     config = TokensConfig(rows=rows, row_lengths=row_lengths, **limits)
     tokens, _ = build(TOKENS, config, {"corpus": corpus, "tokenizer": tokenizer}, store=store)
     return corpus, tokenizer, tokens
 
 
-def _corpus(path: Path, rows: RowKind, store: Store) -> Artifact:
+def corpus_of(path: Path, rows: RowKind, store: Store, *, validation_fraction: float = 0) -> Artifact:
+    """The rows of a file as a corpus."""
     given, _ = build(ROWS, FileRows(rows=rows, path=str(path), size=path.stat().st_size), {}, store=store)
-    return build(SHARD, ShardConfig(rows=rows, validation_fraction=0), {"rows": given}, store=store)[0]
+    config = ShardConfig(rows=rows, validation_fraction=validation_fraction)
+    return build(SHARD, config, {"rows": given}, store=store)[0]
 
 
 def write_random_set(directory: Path, parts: Iterable[Documents], *, vocab_size: int, row_length: int) -> Path:

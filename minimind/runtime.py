@@ -7,12 +7,15 @@ that `minimind --help` stays fast.
 import ctypes
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -80,9 +83,30 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def cpu_count() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cpu_count(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores this process may use: those it may run on, and no more than its container's quota, rounded up.
+
+    Threads beyond the quota are stopped together for the rest of every period, with the locks they hold.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *map(math.ceil, _cpu_quotas(cgroups))]))
+
+
+def _cpu_quotas(cgroups: Path) -> Iterator[float]:
+    """Quotas in cores of the control group and those above it, of version 2 (`cpu.max`) and 1."""
+    try:
+        own = Path("/proc/self/cgroup").read_text().rpartition("0::")[2].partition("\n")[0].lstrip("/")
+    except OSError:  # not Linux
+        return
+    group = cgroups / own
+    for directory in [group, *group.parents][: len(Path(own).parts) + 1]:
+        with suppress(OSError, ValueError):
+            quota, period = (directory / "cpu.max").read_text().split()
+            yield int(quota) / int(period)  # "max" is no number
+    with suppress(OSError, ValueError):
+        quota, period = ((cgroups / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        if int(quota) > 0:
+            yield int(quota) / int(period)
 
 
 def host() -> dict[str, Any]:

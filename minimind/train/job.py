@@ -7,6 +7,7 @@ others compute. Not here: what the parts are made from (`setup.py`, `splits.py`,
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -41,9 +42,47 @@ from minimind.train.validation import HeldOut, validate
 from minimind.train.watch import Watch
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What one rank trains with, before it is known where it begins."""
+
+    run: TrainRun
+    ranks: Ranks
+    trained: Split
+    held_out: Split | None
+    model: Transformer
+    objectives: Objectives
+    strategy: Strategy
+    total_steps: int
+    loss_scale: LossScale
+
+    @property
+    def identity(self) -> str:
+        """What a checkpoint must be of."""
+        return fingerprint.digest({"config": self.run.config.identity(), "inputs": self.run.fingerprints})
+
+
 def run_rank(run: TrainRun, ranks: Ranks) -> None:
     """Train as `run` says; on the first rank, leave the model directory and `training.json` behind."""
-    config, out_dir = run.config, run.out_dir
+    parts = _make_parts(run, ranks)
+    found, passed_over = _find_checkpoint(run.out_dir, parts.identity, ranks)
+    progress = _load(parts, found)
+    kept = found.header.events_offset if found else 0
+    writer = EventWriter(run.out_dir / EVENTS_FILE, keep_bytes=kept) if ranks.is_first else nullcontext()
+    with deterministic(run.config.exact), writer as events:
+        if events:
+            _announce(events, parts, found, passed_over)
+            _tell_mixture(events, parts.trained, 0)
+        if compiles(run, parts.total_steps, ranks):
+            parts.strategy.compile()
+        look = _looking(parts)
+        training = _make_training(parts, progress, events, validate=lambda: look(True))
+        figures = train(training, progress)
+        _finish(parts, training, progress, figures, look(False))
+
+
+def _make_parts(run: TrainRun, ranks: Ranks) -> Parts:
+    config = run.config
     if config.exact:
         require_exact(config, ranks)
     dtype = choose_dtype(run, ranks)
@@ -54,75 +93,77 @@ def run_rank(run: TrainRun, ranks: Ranks) -> None:
     objectives = make_objectives(run, model, trained, held_out, ranks, dtype)
     strategy.settle()
     strategy.give(make_optimizers(model, config, dtype=dtype))
-    optimizers = strategy.optimizers
     total_steps = config.total_steps(trained.steps_per_epoch)
-    identity = fingerprint.digest({"config": config.identity(), "inputs": run.fingerprints})
-    found, passed_over = _find_checkpoint(out_dir, identity, ranks)
-    progress = Progress(loss_scale=LossScale.of(dtype))
-    if found:
-        with strategy.to_load() as (layout, states):
-            progress = load_checkpoint(found, model=model, optimizers=states, ranks=ranks, layout=layout)
-    kept = found.header.events_offset if found else 0
-    writer = EventWriter(out_dir / EVENTS_FILE, keep_bytes=kept) if ranks.is_first else nullcontext()
-    with deterministic(config.exact), writer as events:
-        if events:
-            _announce(events, run, ranks, model, found, [*passed_over, *objectives.warnings], objectives.notes)
-            _tell_mixture(events, trained, 0)
-        if compiles(run, total_steps, ranks):
-            strategy.compile()
-        look = _looking(run, model, objectives, held_out, ranks)
-        watch = Watch(
-            run,
-            model,
-            optimizers,
-            trained.batches,
-            ranks,
-            events,
-            progress,
-            total_steps=total_steps,
-            steps_per_epoch=trained.steps_per_epoch,
-        )
-        training = Training(
-            config=config,
-            total_steps=total_steps,
-            model=model,
-            objective=objectives.trained,
-            batches=trained.batches,
-            optimizers=optimizers,
-            gradients=strategy.gradients,
-            ranks=ranks,
-            events=events,
-            validate=lambda: look(True),
-            save=partial(_save_progress, out_dir, identity, model, strategy, ranks, events),
-            describe=watch.describe,
-            observe=watch.observe,
-            name_rows=partial(name_rows, trained.batches, _token_sets(run)),
-        )
-        figures = train(training, progress)
-        at_the_end = look(False)
-        with strategy.to_save() as (layout, states):
-            optimizer_digest = digest_optimizers(layout, states, ranks)
-        whole = strategy.whole_model()
-        if events:
-            if at_the_end:
-                events.step(progress.step, total_steps, at_the_end)
-            mixture = _tell_mixture(events, trained, progress.step)
-            summary = summarize(run, training, trained.tokens.info, progress, figures | at_the_end, mixture)
-            digests = {"weights_digest": digest_weights(whole), "optimizer_digest": optimizer_digest}
-            summary = summary.replace(figures={**summary.figures, **objectives.figures, **digests})
-            save_result(run, whole)
-            runtime.write_json(out_dir / TRAINING_FILE, summary.model_dump(mode="json"))
+    return Parts(run, ranks, trained, held_out, model, objectives, strategy, total_steps, LossScale.of(dtype))
 
 
-def _looking(
-    run: TrainRun, model: Transformer, objectives: Objectives, held_out: Split | None, ranks: Ranks
-) -> Callable[[bool], Figures]:
+def _load(parts: Parts, found: Found | None) -> Progress:
+    """Where the training begins, with everything in place that a checkpoint holds."""
+    if found is None:
+        return Progress(loss_scale=parts.loss_scale)
+    with parts.strategy.to_load() as (layout, optimizers):
+        return load_checkpoint(found, model=parts.model, optimizers=optimizers, ranks=parts.ranks, layout=layout)
+
+
+def _make_training(
+    parts: Parts, progress: Progress, events: EventWriter | None, *, validate: Callable[[], Figures]
+) -> Training:
+    run, trained, optimizers = parts.run, parts.trained, parts.strategy.optimizers
+    watch = Watch(
+        run,
+        parts.model,
+        optimizers,
+        trained.batches,
+        parts.ranks,
+        events,
+        progress,
+        total_steps=parts.total_steps,
+        steps_per_epoch=trained.steps_per_epoch,
+    )
+    return Training(
+        config=run.config,
+        total_steps=parts.total_steps,
+        model=parts.model,
+        objective=parts.objectives.trained,
+        batches=trained.batches,
+        optimizers=optimizers,
+        gradients=parts.strategy.gradients,
+        ranks=parts.ranks,
+        events=events,
+        validate=validate,
+        save=partial(_save_progress, parts, events),
+        describe=watch.describe,
+        observe=watch.observe,
+        name_rows=partial(name_rows, trained.batches, _token_sets(run)),
+    )
+
+
+def _finish(parts: Parts, training: Training, progress: Progress, figures: Figures, at_the_end: Figures) -> None:
+    """Write what the stage takes over. Every rank calls it, the first one writes."""
+    run, events = parts.run, training.events
+    with parts.strategy.to_save() as (layout, optimizers):
+        optimizer_digest = digest_optimizers(layout, optimizers, parts.ranks)
+    whole = parts.strategy.whole_model()
+    if not events:
+        return
+    if at_the_end:
+        events.step(progress.step, parts.total_steps, at_the_end)
+    mixture = _tell_mixture(events, parts.trained, progress.step)
+    summary = summarize(run, training, parts.trained.tokens.info, progress, figures | at_the_end, mixture)
+    digests = {"weights_digest": digest_weights(whole), "optimizer_digest": optimizer_digest}
+    summary = summary.replace(figures={**summary.figures, **parts.objectives.figures, **digests})
+    save_result(run, whole)
+    runtime.write_json(run.out_dir / TRAINING_FILE, summary.model_dump(mode="json"))
+
+
+def _looking(parts: Parts) -> Callable[[bool], Figures]:
     """Figures of the held-out rows, of a sample or of all; nothing where there are none."""
+    held_out, config = parts.held_out, parts.run.config
     if held_out is None:
         return lambda sample: {}
-    unit = run.config.micro_items if run.config.exact else None
+    unit = config.micro_items if config.exact else None
     items = HeldOut(held_out.batches, held_out.num_items, held_out.batch_items, unit=unit)
-    return lambda sample: validate(model, objectives.measured, items, ranks, sample=sample)
+    return lambda sample: validate(parts.model, parts.objectives.measured, items, parts.ranks, sample=sample)
 
 
 def _token_sets(run: TrainRun) -> list[Path]:
@@ -130,24 +171,16 @@ def _token_sets(run: TrainRun) -> list[Path]:
     return [run.inputs["tokens"], *(run.inputs[mixed_input(kind)] for kind in run.config.mix)]
 
 
-def _save_progress(
-    out_dir: Path,
-    identity: str,
-    model: Transformer,
-    strategy: Strategy,
-    ranks: Ranks,
-    events: EventWriter | None,
-    progress: Progress,
-) -> str | None:
+def _save_progress(parts: Parts, events: EventWriter | None, progress: Progress) -> str | None:
     """Save, or go on without and say so: the next try may find room on the disk."""
-    with strategy.to_save() as (layout, optimizers):
+    with parts.strategy.to_save() as (layout, optimizers):
         problem = save_checkpoint(
-            out_dir / CHECKPOINTS_DIR,
+            parts.run.out_dir / CHECKPOINTS_DIR,
             progress,
-            run=identity,
-            model=model,
+            run=parts.identity,
+            model=parts.model,
             optimizers=optimizers,
-            ranks=ranks,
+            ranks=parts.ranks,
             events_offset=events.offset() if events else 0,
             layout=layout,
         )
@@ -167,26 +200,19 @@ def _find_checkpoint(out_dir: Path, identity: str, ranks: Ranks) -> tuple[Found 
     return found, passed_over
 
 
-def _announce(
-    events: EventWriter,
-    run: TrainRun,
-    ranks: Ranks,
-    model: Transformer,
-    found: Found | None,
-    warnings: Sequence[str],
-    notes: Sequence[str],
-) -> None:
+def _announce(events: EventWriter, parts: Parts, found: Found | None, passed_over: Sequence[str]) -> None:
     """What a reader of the log wants to know before the first step."""
-    for line in warnings:
+    model, ranks = parts.model, parts.ranks
+    for line in [*passed_over, *parts.objectives.warnings]:
         events.log(line, level="warning")
     if found:
         events.log(f"goes on after step {found.header.progress['step']}")
     dtype = str(model.compute_dtype).removeprefix("torch.")
     events.log(
-        f"{run.stage}: {trained_parameters(model):,} of {count_parameters(model.config):,} parameters trained "
+        f"{parts.run.stage}: {trained_parameters(model):,} of {count_parameters(model.config):,} parameters trained "
         f"in {dtype} on {ranks.size} × {ranks.device.type}, {torch.get_num_threads()} threads each"
     )
-    for line in notes:
+    for line in parts.objectives.notes:
         events.log(line)
 
 

@@ -30,7 +30,7 @@ from minimind.train.config import TrainConfig
 from minimind.train.exact import sum_in_order
 from minimind.train.objectives import Objective, Sums, Tensors
 from minimind.train.optimizer import LossScale, learning_rate, set_learning_rate
-from minimind.train.parallel import GradientSum, Ranks
+from minimind.train.parallel import Gradients, Ranks
 
 PATIENCE = 10
 """Steps in a row without a finite loss after which a training is given up."""
@@ -81,7 +81,7 @@ class Training:
     objective: Objective
     batches: Batches
     optimizers: Sequence[Optimizer]
-    gradients: GradientSum
+    gradients: Gradients
     ranks: Ranks
     events: EventWriter | None
     """None on every rank but the first."""

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -107,6 +108,18 @@ def join(device_name: str) -> Iterator[Ranks]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     yield Ranks(rank, size, device)
     dist.destroy_process_group()  # after an error the others may be in a collective, and this would wait for them
+
+
+class Gradients(Protocol):
+    """The gradient of a step, summed over micro-batches and ranks."""
+
+    def zero(self) -> None: ...
+
+    def backward(self, loss: Tensor, *, last: bool) -> None: ...
+
+    def norm(self) -> Tensor: ...
+
+    def scale(self, factor: float) -> None: ...
 
 
 class GradientSum:

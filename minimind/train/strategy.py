@@ -12,10 +12,8 @@ how a batch is divided (`Ranks.share`); every rank takes its slice whatever the 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from minimind.errors import ConfigError
@@ -24,21 +22,8 @@ from minimind.train.config import TrainConfig
 from minimind.train.deepspeed_engine import Engine, EngineGradients, EngineOptimizer, engine_config
 from minimind.train.exact import ExactGradientSum
 from minimind.train.fsdp import Sharded, ShardedGradientSum, require_even_shares
-from minimind.train.parallel import GradientSum, Ranks
+from minimind.train.parallel import Gradients, GradientSum, Ranks
 from minimind.train.sharding import Layout, Zero1
-
-
-class Gradients(Protocol):
-    """The gradient of a step, summed over micro-batches and ranks."""
-
-    def zero(self) -> None: ...
-
-    def backward(self, loss: Tensor, *, last: bool) -> None: ...
-
-    def norm(self) -> Tensor: ...
-
-    def scale(self, factor: float) -> None: ...
-
 
 Held = tuple[Layout, Sequence[Optimizer]]
 """What a rank has of the weights, and the optimizers that hold its state."""

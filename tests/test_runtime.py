@@ -1,0 +1,52 @@
+"""What a machine lets this process have."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minimind import runtime
+
+
+def in_group(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be on 64 cores, in that control group."""
+    read_text = Path.read_text
+
+    def read(path: Path, *arguments: Any, **named: Any) -> str:
+        return f"1:cpu:/\n0::{name}\n" if str(path) == "/proc/self/cgroup" else read_text(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "20000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu.max": "800000 100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ({}, 64),
+    ],
+)
+def test_a_container_has_the_cores_of_its_quota(
+    files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 threads on a quota of two run slower than two: the kernel stops all of them for most of every period."""
+    in_group("/", monkeypatch)
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert runtime.cpu_count(tmp_path) == cores
+
+
+def test_a_group_has_no_more_than_those_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm and systemd set the quota on a group above the process's own."""
+    in_group("/job/step", monkeypatch)
+    (tmp_path / "job" / "step").mkdir(parents=True)
+    (tmp_path / "job" / "step" / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "job" / "cpu.max").write_text("400000 100000\n")
+    assert runtime.cpu_count(tmp_path) == 4
