@@ -68,10 +68,10 @@ def main() -> None:
     sft = SftConfig(
         epochs=1, batch_tokens=8192, micro_tokens=4096, optimizer="muon", lr=2e-3, warmup_steps=20, **common
     )
-    chatty, _ = build(SFT, sft, {"tokens": chats, "tokenizer": tokenizer, "model": base}, store=store)
+    chatty, _ = build(SFT, sft, {"tokens": chats, "model": base}, store=store)
     held_out = TokenSet.open(pairs.dir / "val").num_documents // 2
     result: dict[str, Any] = {"held_out_pairs": held_out, "epochs": given.epochs, "peaks": {}}
-    inputs = {"tokens": pairs, "tokenizer": tokenizer, "model": chatty}
+    inputs = {"tokens": pairs, "model": chatty}
     for peak in given.peaks:
         config = DpoConfig(
             epochs=given.epochs, batch_tokens=16384, micro_tokens=8192, lr=peak, warmup_steps=5, **common
@@ -85,7 +85,7 @@ def main() -> None:
 
 def _tokens(path: Path, rows: RowKind, tokenizer: Artifact, store: Store) -> Artifact:
     corpus = corpus_of(path.resolve(), rows, store, validation_fraction=0.2)
-    config = TokensConfig(rows=rows, row_lengths=(LENGTH,))
+    config = TokensConfig(rows=rows, row_lengths=(LENGTH,), max_tokens=LENGTH)
     return build(TOKENS, config, {"corpus": corpus, "tokenizer": tokenizer}, store=store)[0]
 
 

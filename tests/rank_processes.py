@@ -56,7 +56,8 @@ def _rank(rank: int, size: int, port: int, function: Callable[..., None], argume
     from minimind.train.parallel import join
 
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}  # as torchrun does
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
         with join("cpu") as ranks:
             function(ranks, *arguments)

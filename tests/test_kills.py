@@ -36,6 +36,17 @@ CONFIGS: dict[str, TrainConfig] = {
     "distill": DistillConfig(**COMMON),
 }
 """Twelve steps, saved after 5 and 10."""
+DIVIDED: dict[str, dict[str, Any]] = {
+    "zero1": {"parallel": "zero1"},
+    "fsdp": {"parallel": "fsdp", "optimizer": "adamw"},
+    "deepspeed": {
+        "parallel": "deepspeed",
+        "optimizer": "adamw",
+        "deepspeed": {"zero_optimization": {"stage": 3}},
+    },
+}
+"""Pretraining with what two ranks divide."""
+CONFIGS |= {name: CONFIGS["pretrain"].replace(**changes) for name, changes in DIVIDED.items()}
 MOMENTS = {"start": None, "step": 5, "save": 5, "rename": 5, "update": 5, "end": 10}
 """Where the kill comes → the step after which the next start goes on."""
 
@@ -149,7 +160,7 @@ class Trainings:
         path = self.root / f"{stage}-{ranks}-{name}"
         path.mkdir()
         config = CONFIGS[stage].replace(processes=ranks)
-        return run_of(stage, config, path, self.tokens, self.tokenizer, self.base)
+        return run_of("pretrain" if stage in DIVIDED else stage, config, path, self.tokens, self.tokenizer, self.base)
 
     def whole(self, stage: str, ranks: int) -> dict[str, object]:
         if (stage, ranks) not in self._whole:
@@ -186,11 +197,14 @@ def is_fast(stage: str, moment: str, ranks: int) -> bool:
         pytest.param(stage, moment, ranks, marks=() if is_fast(stage, moment, ranks) else pytest.mark.slow)
         for stage in CONFIGS
         for moment in MOMENTS
-        for ranks in (1, 2)
+        for ranks in ((2,) if stage in DIVIDED else (1, 2))
+        if (stage, moment) != ("deepspeed", "update")  # it updates a group of parameters at a time
     ],
 )
 def test_what_was_killed_goes_on_to_the_bit(stage: str, moment: str, ranks: int, trainings: Trainings) -> None:
     """Weights, optimizers' state and figures; and it goes on from the newest checkpoint that is whole."""
+    if stage == "deepspeed":
+        pytest.importorskip("deepspeed")
     run = trainings.run(stage, ranks, moment)
     codes = run_ranks(ranks, train_and_die, run, moment)
     assert codes[0] == -signal.SIGKILL
