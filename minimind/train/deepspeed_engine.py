@@ -69,6 +69,8 @@ class Engine:
         deepspeed = _import(ranks)
         self.model, self._ranks = model, ranks
         self._twin = empty_twin(model)
+        self._mirrored: dict[nn.Parameter, nn.Parameter] = {}
+        """Parameter → whole stand-in, while a checkpoint is written or read."""
         settings = engine_config(config)
         self.stage: int = settings["zero_optimization"]["stage"]
         if self.stage == 3:
@@ -203,7 +205,6 @@ class Engine:
 
     def _mirror(self, *, filled: bool) -> tuple[Layout, Optimizer]:
         """Whole fp32 stand-ins for the trained parameters, filled on the first rank, and an optimizer over them."""
-        self._mirrored: dict[nn.Parameter, nn.Parameter] = {}
         pieces = []
         for name, parameter in self.model.named_parameters():
             if not parameter.requires_grad:
