@@ -76,6 +76,10 @@ class Artifact:
     def fingerprint(self) -> str:
         return self.manifest.fingerprint
 
+    @property
+    def label(self) -> str:
+        return self.manifest.parts.label
+
     def summary(self) -> Summary:
         return Summary.model_validate_json((self.dir / SUMMARY_FILE).read_text(encoding="utf-8"))
 

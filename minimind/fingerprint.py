@@ -44,6 +44,12 @@ class Parts(Config):
     sources: dict[str, str] = {}
     code: dict[str, str] = {}
 
+    @property
+    def label(self) -> str:
+        """`tokens-chat`: the stage, and the kind of rows it is for where there are several."""
+        rows = self.config.get("rows")
+        return f"{self.stage}-{rows}" if rows else self.stage
+
     def fingerprint(self) -> str:
         return digest(self.model_dump(mode="json"))
 

@@ -23,7 +23,7 @@ from minimind.errors import MiniMindError
 from minimind.events import Event
 from minimind.stage import Stage
 from minimind.tokens.microscope_page import first_steps_page
-from minimind.tokens.trace_store import TRAININGS
+from minimind.tokens.trainings import TRAININGS
 from minimind.train.history import training_to_come
 from tasks.follow import Follower
 from tasks.tracking import Registration, Tracker

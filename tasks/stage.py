@@ -31,7 +31,7 @@ from minimind.workers import mapping
 from tasks.display import Display
 from tasks.pieces import on_task_runner
 from tasks.recording import Recording, one_line, show_in_prefect
-from tasks.tracking import CHAMPION, Tracker, label_of
+from tasks.tracking import CHAMPION, Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Pipeline:
     def stage(self, stage: Stage[Any], config: Config, inputs: Inputs) -> Artifact:
         """The stage's artifact: reused where it may be, else built, recorded and registered."""
         parts = stage.parts(config, {name: artifact.fingerprint for name, artifact in inputs.items()})
-        label, fingerprint = label_of(stage.name, parts.config), parts.fingerprint()
+        label, fingerprint = parts.label, parts.fingerprint()
         found, problem = self._look(stage.name, fingerprint)
         reused = found is not None and not self.refresh
         if self.planning:
@@ -180,8 +180,7 @@ class Pipeline:
             return (problem,)
         if self.refresh:
             return ("--refresh",)
-        label = label_of(parts.stage, parts.config)
-        same = [a for a in self.store.all() if label_of(a.kind, a.manifest.parts.config) == label]
+        same = [artifact for artifact in self.store.all() if artifact.label == parts.label]
         if not same:
             return ("not built yet",)
         differences = [tuple(explain(artifact.manifest.parts, parts)) for artifact in same]

@@ -13,7 +13,6 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -57,12 +56,6 @@ class Registration(Config):
         return f"models:/{self.name}/{self.version}" if self.name else None
 
 
-def label_of(stage: str, config: Mapping[str, Any]) -> str:
-    """`tokens-chat`: the stage, and the kind of rows it is for where there are several."""
-    rows = config.get("rows")
-    return f"{stage}-{rows}" if rows else stage
-
-
 def registry_name(artifact: Artifact) -> str | None:
     """`minimind-corpus`, `minimind-tokens-chat`, `minimind-sft`, …; None where a stage has no entry."""
     name = REGISTRY_NAMES.get(artifact.kind)
@@ -79,9 +72,8 @@ class Tracker(Runs):
         `run_id` goes on with a run that already has some of its steps; without it a new run is made.
         """
         manifest = artifact.manifest
-        label = label_of(artifact.kind, manifest.parts.config)
         tags = {"stage": artifact.kind, "fingerprint": artifact.fingerprint, **manifest.context}
-        run_id = run_id or self.begin(label, tags=tags, parent=parent)
+        run_id = run_id or self.begin(artifact.label, tags=tags, parent=parent)
         self._log_payload(artifact, run_id)
         self._log_inputs(artifact, run_id)
         registration = self._register(artifact, run_id)
@@ -166,8 +158,7 @@ class Tracker(Runs):
             if noted and noted.model_id:
                 models.append(LoggedModelInput(noted.model_id))
             source = json.dumps({"uri": parent.as_uri()})
-            label = label_of(opened.kind, opened.manifest.parts.config)
-            datasets.append((Dataset(label, fingerprint, "local", source), name))
+            datasets.append((Dataset(opened.label, fingerprint, "local", source), name))
         self.client.log_inputs(
             run_id,
             datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", use)]) for dataset, use in datasets],

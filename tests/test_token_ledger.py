@@ -22,12 +22,12 @@ from minimind.data.reading.sources import IngestConfig, SourceConfig
 from minimind.data.sharding import SHARD, ShardConfig
 from minimind.data.shards import read_rows, write_rows
 from minimind.errors import MissingError
+from minimind.lineage import by_fingerprint
 from minimind.model.config import ModelConfig
 from minimind.stage import build
 from minimind.tokens.token_ledger import TokenLedger, balance
 from minimind.tokens.token_set import TokenSet
 from minimind.tokens.tokenizing import TOKENS, TokensConfig
-from minimind.tokens.trace_store import by_fingerprint
 from minimind.train.history import trainings
 from minimind.train.stage_configs import PretrainConfig, SftConfig
 

@@ -19,6 +19,7 @@ from minimind.data.reading.sources import IngestConfig, SourceConfig
 from minimind.data.sharding import SHARD, ShardConfig
 from minimind.data.shards import read_rows
 from minimind.errors import ConfigError, MissingError
+from minimind.lineage import find_artifact
 from minimind.model.config import ModelConfig
 from minimind.stage import build
 from minimind.tokens.layout import IGNORE
@@ -27,7 +28,6 @@ from minimind.tokens.tokenizing import TOKENS, TokensConfig
 from minimind.tokens.trace import TextTrace, trace_text
 from minimind.tokens.trace_corpus import CorpusSplit
 from minimind.tokens.trace_step import trace_step
-from minimind.tokens.trace_store import find_artifact, label_of
 from minimind.train.history import training_of, trainings
 from minimind.train.stage_configs import DpoConfig, PretrainConfig, SftConfig
 
@@ -256,7 +256,7 @@ def test_artifacts_are_found_by_name_directory_or_fingerprint(
 ) -> None:
     artifact = token_artifacts["preference"]
     for name in ("tokens-preference", artifact.fingerprint, str(artifact.dir), str(artifact.dir / "train")):
-        assert label_of(find_artifact(name, store, kinds=("tokens",))) == "tokens-preference"
+        assert find_artifact(name, store, kinds=("tokens",)).label == "tokens-preference"
     assert find_artifact("corpus", store).kind == "shard"
     with pytest.raises(MissingError, match="did you mean `tokens-chat`"):
         find_artifact("tokens-chatt", store, kinds=("tokens",))

@@ -11,10 +11,11 @@ from minimind.artifact import Artifact, Store, Summary
 from minimind.config import Config
 from minimind.errors import MissingError, ServiceError
 from minimind.events import EVENTS_FILE, EventWriter, read_events
+from minimind.fingerprint import Parts
 from minimind.stage import Stage, build
 from tasks import tracking
 from tasks.runs import create_database
-from tasks.tracking import Tracker, label_of, registry_name
+from tasks.tracking import Tracker, registry_name
 
 
 class TrainConfig(Config):
@@ -169,8 +170,8 @@ def test_a_database_whose_creation_was_killed_is_made_anew(home: Path):
 
 
 def test_names_tell_the_kinds_of_rows_apart(home: Path):
-    assert label_of("tokens", {"rows": "chat"}) == "tokens-chat"
-    assert label_of("sft", {}) == "sft"
+    assert Parts(stage="tokens", format_version=1, config={"rows": "chat"}).label == "tokens-chat"
+    assert Parts(stage="sft", format_version=1, config={}).label == "sft"
     names = [
         registry_name(build(Stage(stage, train_rows), RowsConfig(rows=rows), {}, store=Store(home))[0])
         for stage in ("shard", "tokens")

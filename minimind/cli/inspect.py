@@ -11,7 +11,7 @@ from minimind.errors import ConfigError
 
 if TYPE_CHECKING:
     from minimind.artifact import Artifact
-    from minimind.tokens.trace_store import Training
+    from minimind.tokens.trainings import Training
 
 Kind = Literal["pretrain", "chat", "preference", "prompt"]
 TokensKinds = ("tokens",)
@@ -102,8 +102,8 @@ def ledger(
     Examples: `minimind ledger`, `minimind ledger sft --json`
     """
     from minimind.cli.inspect_print import print_ledger
+    from minimind.lineage import store_of
     from minimind.tokens.token_ledger import balance
-    from minimind.tokens.trace_store import store_of
     from minimind.train.history import trainings
 
     artifact = _newest_model() if model is None else _artifact(model, ())
@@ -174,7 +174,7 @@ def _is_place(target: str) -> bool:
 def _artifact(name: str, kinds: tuple[str, ...]) -> "Artifact":
     """The artifact of a name, a registry URI or a directory."""
     from minimind.artifact import Store
-    from minimind.tokens.trace_store import find_artifact
+    from minimind.lineage import find_artifact
 
     if name.startswith("models:/"):
         name = str(local().resolve(name))

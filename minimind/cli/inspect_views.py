@@ -3,10 +3,11 @@
 from minimind.artifact import Artifact
 from minimind.config import Config, nearest
 from minimind.errors import ConfigError
+from minimind.lineage import store_of
 from minimind.tokens.microscope import Slide, View, view_document, view_item, view_step
 from minimind.tokens.token_set import TokenSet
 from minimind.tokens.trace_pieces import Source
-from minimind.tokens.trace_store import TRAININGS, Training, label_of, open_batches, store_of
+from minimind.tokens.trainings import TRAININGS, Training, open_batches
 from minimind.train.config import TrainConfig
 from minimind.train.history import training_of, trainings
 
@@ -40,9 +41,9 @@ def view_of(
         raise ConfigError("give one of --step, --row and --document")
     if artifact.kind in TRAININGS:
         return _of_training(training_of(artifact), asked, step=step, row=row, document=document, rows=rows)
-    title = f"{label_of(artifact)}, {asked.split}"
+    title = f"{artifact.label}, {asked.split}"
     slide = Slide.of(artifact, asked.split)
-    facts = {"token set": f"{label_of(artifact)} {artifact.fingerprint}", "split": asked.split}
+    facts = {"token set": f"{artifact.label} {artifact.fingerprint}", "split": asked.split}
     if document is not None:
         return view_document(slide, document, facts=facts), title
     tokens = TokenSet.open(artifact.dir / asked.split)
@@ -59,7 +60,7 @@ def _of_training(
     if asked.is_given or asked.split != "train":
         raise ConfigError(
             f"{training.label} was trained with a length, batch, seed and split of its own; to look with others, "
-            f"name the token set: minimind data show {label_of(training.tokens)} …"
+            f"name the token set: minimind data show {training.tokens.label} …"
         )
     facts = {training.label: training.fingerprint, **training.facts()}
     if changed := training.changed_code:
@@ -90,7 +91,7 @@ def _batches(artifact: Artifact, tokens: TokenSet, asked: Batching) -> tuple[Sou
     length, batch_tokens = asked.length or length, asked.batch_tokens or batch_tokens
     if length is None:
         raise ConfigError(
-            f"{label_of(artifact)} has not been trained on yet; give --length (and --batch-tokens, --seed), or "
+            f"{artifact.label} has not been trained on yet; give --length (and --batch-tokens, --seed), or "
             "--recipe and --stage"
         )
     seed = asked.seed if asked.seed is not None else seed

@@ -24,6 +24,7 @@ from minimind.data.reading.strict_json import RowError, read_json
 from minimind.data.reading.validate import checked_files
 from minimind.data.shards import ROWS_DIR, read_batches
 from minimind.errors import ArtifactError, DataError, MissingError
+from minimind.lineage import parent
 from minimind.tokens.chat import render, render_prompt
 from minimind.tokens.lint_rows import RowRules
 from minimind.tokens.lint_rules import Findings, LintReport, Place
@@ -33,7 +34,7 @@ from minimind.tokens.lint_template import ExportedTemplate, first_difference, sp
 from minimind.tokens.token_set import INFO_FILE, TokenSet
 from minimind.tokens.tokenizer import Tokenizer
 from minimind.tokens.trace_corpus import CorpusSplit
-from minimind.tokens.trace_store import SPLITS, parent, split_dir
+from minimind.tokens.trainings import SPLITS, split_dir
 
 SAMPLED_ROWS = 200
 """Conversations that are put through the exported template."""

@@ -18,13 +18,13 @@ from minimind.artifact import Artifact
 from minimind.config import Config
 from minimind.data.wording import visible
 from minimind.errors import ConfigError, MissingError
+from minimind.lineage import parent
 from minimind.tokens.batches import PairBatches, RowBatches
 from minimind.tokens.layout import IGNORE, Batch, PiecesOfStep
 from minimind.tokens.token_set import TokenSet
 from minimind.tokens.tokenizer import Tokenizer
 from minimind.tokens.trace_corpus import CorpusSplit, Origin
 from minimind.tokens.trace_pieces import Source
-from minimind.tokens.trace_store import parent
 
 
 class Token(Config):

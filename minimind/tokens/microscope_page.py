@@ -8,7 +8,7 @@ from pathlib import Path
 
 from minimind.data.pages import template
 from minimind.tokens.microscope import Slide, View, view_step
-from minimind.tokens.trace_store import Training
+from minimind.tokens.trainings import Training
 
 FIRST_STEPS = 3
 MAX_TOKENS = 16_000

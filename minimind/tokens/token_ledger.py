@@ -24,6 +24,7 @@ from minimind.data.ledger import Ledger
 from minimind.data.reading.tally import CHECK
 from minimind.data.shards import ROWS_DIR
 from minimind.errors import MissingError
+from minimind.lineage import ancestors, parent
 from minimind.tokens.token_ledger_books import Account, Books, TokenLedger, TrainingAccount
 from minimind.tokens.token_ledger_counts import (
     Counts,
@@ -35,7 +36,7 @@ from minimind.tokens.token_ledger_counts import (
     count_training,
 )
 from minimind.tokens.token_set import TokenSet
-from minimind.tokens.trace_store import SPLITS, TRAININGS, Training, ancestors, label_of, parent
+from minimind.tokens.trainings import SPLITS, TRAININGS, Training
 
 
 def balance(artifact: Artifact, trainings: Sequence[Training]) -> TokenLedger:
@@ -43,7 +44,7 @@ def balance(artifact: Artifact, trainings: Sequence[Training]) -> TokenLedger:
     known = ancestors(artifact)
     books = Books()
     books.uncounted = [
-        f"{label_of(one)} {one.fingerprint}: what it read as `{name}` ({fingerprint}) is not in the store"
+        f"{one.label} {one.fingerprint}: what it read as `{name}` ({fingerprint}) is not in the store"
         for one in known.values()
         for name, fingerprint in one.manifest.parents.items()
         if fingerprint not in known
@@ -59,7 +60,7 @@ def balance(artifact: Artifact, trainings: Sequence[Training]) -> TokenLedger:
         if model.kind in TRAININGS and model.fingerprint not in {training.fingerprint for training in own}:
             books.uncounted.append(f"{model.kind} {model.fingerprint}: what it was given is not in the store any more")
     return TokenLedger(
-        of=f"{label_of(artifact)} {artifact.fingerprint}",
+        of=f"{artifact.label} {artifact.fingerprint}",
         accounts=[Account(**values) for values in books.accounts.values()],
         trainings=accounts,
         checks=books.checks,
@@ -80,7 +81,7 @@ class _Chain:
         cleaned = parent(self._corpus, "rows")
         ingested = cleaned and parent(cleaned, "rows")
         if cleaned is None or not (cleaned.dir / "ledger.json").exists():
-            self._books.uncounted.append(f"{label_of(self._corpus)}: no ledger of cleaning to compare with")
+            self._books.uncounted.append(f"{self._corpus.label}: no ledger of cleaning to compare with")
             cleaned = None
         if cleaned and ingested:
             self._read(ingested)
@@ -156,7 +157,7 @@ class _Chain:
         log = count_logged(artifact.dir / "dropped" / DROPPED_FILE)
         figures = artifact.summary().figures
         for split, rows in splits.items():
-            where = f"{label_of(artifact)} {split}"
+            where = f"{artifact.label} {split}"
             tokens = TokenSet.open(artifact.dir / split)
             counted = count_tokens(tokens, rows)
             dropped = _by_source({key: count for key, count in log.items() if key[1] == split})
@@ -254,7 +255,7 @@ def _train(training: Training, books: Books) -> TrainingAccount:
     return TrainingAccount(
         training=training.label,
         fingerprint=training.fingerprint,
-        token_set=label_of(training.tokens),
+        token_set=training.tokens.label,
         steps=training.steps,
         epochs=round(training.steps * training.batch_items / max(1, counted.items), 4),
         tokens=told["tokens"] if training.changed_code else counted.tokens,

@@ -19,7 +19,7 @@ from minimind.data.shards import read_batches
 from minimind.tokens.batches import PairBatches, RowBatches
 from minimind.tokens.token_set import TokenSet
 from minimind.tokens.trace_pieces import Labels, count_batches, in_an_epoch, in_steps
-from minimind.tokens.trace_store import Training
+from minimind.tokens.trainings import Training
 
 Counts = Counter[str]
 """By source."""

@@ -19,12 +19,13 @@ import numpy as np
 from minimind.artifact import Artifact, Store
 from minimind.config import Config
 from minimind.errors import ConfigError
+from minimind.lineage import ancestors, parent
 from minimind.tokens.token_set import TokenSet
 from minimind.tokens.tokenizer import Tokenizer
 from minimind.tokens.trace_corpus import CorpusSplit, Hit
 from minimind.tokens.trace_logs import LoggedRow, search_logs
 from minimind.tokens.trace_pieces import in_steps
-from minimind.tokens.trace_store import SPLITS, Training, ancestors, label_of, parent
+from minimind.tokens.trainings import SPLITS, Training
 
 
 class TrainingSeen(Config):
@@ -129,7 +130,7 @@ def _rows_seen(
             documents[row].append(document)
     for hit in hits:
         yield RowSeen(
-            corpus=label_of(corpus),
+            corpus=corpus.label,
             fingerprint=corpus.fingerprint,
             split=split,
             row=hit.origin.row,
@@ -159,7 +160,7 @@ def _documents_seen(
     steps = [(training, _steps_of(training, artifact, spans)) for training in readers if spans]
     for document, ((first_token, last_token), *others) in spans.items():
         seen = DocumentSeen(
-            token_set=label_of(artifact),
+            token_set=artifact.label,
             fingerprint=artifact.fingerprint,
             document=document,
             occurrences=1 + len(others),
@@ -209,7 +210,7 @@ def _steps_of(training: Training, artifact: Artifact, spans: dict[int, list[tupl
 def _descendants(artifacts: Sequence[Artifact], trained: set[str]) -> dict[str, str]:
     """The models among `artifacts` that are, or were made of, one of the trained ones."""
     return {
-        artifact.fingerprint: label_of(artifact)
+        artifact.fingerprint: artifact.label
         for artifact in artifacts
         if (artifact.dir / "model.safetensors").exists() and trained & set(_trained_from(artifact))
     }

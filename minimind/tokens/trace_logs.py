@@ -19,7 +19,6 @@ from minimind.artifact import Artifact
 from minimind.config import Config
 from minimind.data.dropped import CHANGED_FILE, DROPPED_FILE, read_changes
 from minimind.errors import ArtifactError
-from minimind.tokens.trace_store import label_of
 
 _LOGS = {"clean": (DROPPED_FILE,), "tokens": (f"dropped/{DROPPED_FILE}", "dropped/cut.jsonl")}
 """Stage → its logs; the rows in ingest's and shard's are among those of clean."""
@@ -64,7 +63,7 @@ def search_logs(artifact: Artifact, text: str) -> Iterator[LoggedRow]:
 
 def _logged(artifact: Artifact, what: str, row: dict[str, Any], why: str, excerpt: str) -> LoggedRow:
     return LoggedRow(
-        stage=label_of(artifact),
+        stage=artifact.label,
         fingerprint=artifact.fingerprint,
         what=what,
         source=row["source"],

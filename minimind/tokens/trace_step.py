@@ -11,7 +11,7 @@ from minimind.errors import ConfigError
 from minimind.tokens.batches import PairBatches
 from minimind.tokens.layout import IGNORE, Batch, PiecesOfStep
 from minimind.tokens.microscope import Slide
-from minimind.tokens.trace_store import Training, label_of
+from minimind.tokens.trainings import Training
 
 
 class PieceOfStep(Config):
@@ -62,7 +62,7 @@ def trace_step(training: Training, step: int) -> StepTrace:
     return StepTrace(
         training=training.label,
         fingerprint=training.fingerprint,
-        token_set=f"{label_of(training.tokens)} {training.tokens.fingerprint}",
+        token_set=f"{training.tokens.label} {training.tokens.fingerprint}",
         step=step,
         epoch=(step - 1) * training.batch_items // items + 1,
         pieces=list(_pieces(slides, batch, pieces)),

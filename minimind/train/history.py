@@ -18,8 +18,9 @@ from minimind.artifact import Artifact, Store
 from minimind.config import Config
 from minimind.errors import ArtifactError, ConfigError, MiniMindError, MissingError
 from minimind.fingerprint import code_digests
+from minimind.lineage import parent
 from minimind.tokens.trace_pieces import Source
-from minimind.tokens.trace_store import TRAININGS, Training, parent
+from minimind.tokens.trainings import TRAININGS, Training
 from minimind.train.config import TrainConfig
 from minimind.train.splits import mixed_input, open_train_split
 from minimind.train.stage_configs import CONFIGS

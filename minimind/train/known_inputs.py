@@ -13,9 +13,9 @@ from minimind.data.reading.locations import is_remote
 from minimind.data.reading.sources import SourceConfig
 from minimind.data.spec import DataSpec
 from minimind.errors import MiniMindError
+from minimind.lineage import by_fingerprint
 from minimind.model.config import ModelConfig
 from minimind.tokens.token_set import SPLITS, TokenSet
-from minimind.tokens.trace_store import by_fingerprint
 from minimind.train.config import StageName, TrainConfig
 from minimind.train.estimate import Known
 from minimind.train.splits import mixed_input

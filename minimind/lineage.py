@@ -1,29 +1,14 @@
-"""Where things are in a store: artifacts by name, what they were made of, and a training as it can be gone through.
+"""What artifacts were made of: the store as a graph, and its artifacts by name.
 
-Steps are counted from 1, as in MLflow and `events.jsonl`.
-Not here: the registry (`models:/…` is resolved by `flows.local`); what a training was given (`minimind.train.history`).
+Not here: the registry (`models:/…` is resolved by `flows.local`).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from minimind.artifact import MANIFEST_FILE, Artifact, Store, open_artifact
 from minimind.config import nearest
 from minimind.errors import ConfigError, MissingError
-from minimind.tokens.batches import PairBatches, RowBatches
-from minimind.tokens.token_set import INFO_FILE, TokenSet
-from minimind.tokens.trace_pieces import Source
-
-TRAININGS = ("pretrain", "sft", "dpo", "lora", "distill")
-SPLITS = ("train", "val")
-
-
-def label_of(artifact: Artifact) -> str:
-    """`tokens-chat`: the stage, and the kind of rows where there are several."""
-    rows = artifact.manifest.parts.config.get("rows")
-    return f"{artifact.kind}-{rows}" if rows else artifact.kind
 
 
 def store_of(artifact: Artifact) -> Store:
@@ -66,54 +51,6 @@ def ancestors(artifact: Artifact) -> dict[str, Artifact]:
     return known
 
 
-def split_dir(place: Path, split: str) -> Path:
-    """The directory of a split: of a token set's artifact, or `place` itself where it is one already."""
-    return place if (place / INFO_FILE).exists() else place / split
-
-
-@dataclass(frozen=True)
-class Training:
-    """A training as it can be gone through again; `minimind.train.history` makes one of a trained model."""
-
-    label: str
-    fingerprint: str
-    token_sets: tuple[Artifact, ...]
-    """What it learns from: its own, then those that are mixed in, as `PiecesOfStep.token_sets` counts them."""
-    length: int
-    batch_items: int
-    """Rows (or pairs) of a step."""
-    seed: int
-    figures: Mapping[str, Any]
-    """What it says of itself; empty before it ran."""
-    steps: int
-    """All of them, also before it has run."""
-    open: Callable[[], Source]
-    """Gives its batches; step s is `batch(s - 1)`."""
-    changed_code: tuple[str, ...] = ()
-    """Modules that choose the rows of a step and are not those it was trained with: then steps tell nothing."""
-
-    @property
-    def tokens(self) -> Artifact:
-        """Its own token set."""
-        return self.token_sets[0]
-
-    def reads(self, token_set: Artifact) -> bool:
-        """Whether it learns from this token set."""
-        return token_set.fingerprint in [one.fingerprint for one in self.token_sets]
-
-    def facts(self) -> dict[str, str]:
-        """What its batches follow from, for people."""
-        sets = ", ".join(f"{label_of(one)} {one.fingerprint}" for one in self.token_sets)
-        return {"token set": sets, "length": str(self.length), "seed": str(self.seed)}
-
-
-def open_batches(tokens: TokenSet, *, length: int, batch_items: int, seed: int) -> RowBatches | PairBatches:
-    """Pairs of a preference set, packed rows of any other."""
-    if tokens.kind == "preference":
-        return PairBatches(tokens, batch_pairs=batch_items, max_length=length, seed=seed)
-    return RowBatches(tokens, row_length=length, batch_rows=batch_items, seed=seed)
-
-
 def _enclosing(path: Path) -> Artifact:
     place = next((place for place in (path, path.parent) if (place / MANIFEST_FILE).exists()), path)
     return open_artifact(place)
@@ -132,7 +69,7 @@ def _newest(name: str, store: Store, kinds: Sequence[str]) -> Artifact:
 
 
 def _names(artifact: Artifact) -> set[str]:
-    names = {label_of(artifact), artifact.fingerprint}
+    names = {artifact.label, artifact.fingerprint}
     if artifact.manifest.parts.config.get("rows") == "pretrain":
         names.add(artifact.kind)
     aliases = {"shard": "corpus", "publish": "chat"}
