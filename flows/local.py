@@ -18,6 +18,7 @@ from minimind import runtime
 from minimind.artifact import Artifact, Store, open_artifact, verify
 from minimind.config import nearest
 from minimind.errors import ArtifactError, ConfigError, MiniMindError, MissingError, ServiceError, StageError
+from minimind.lineage import Lineage
 
 FULL = "full-pipeline"
 SHOWN_REASONS = 4
@@ -105,6 +106,15 @@ def resolve(uri: str) -> Path:
     from tasks.tracking import Tracker
 
     return Tracker(runtime.home()).resolve(uri, Store()).dir
+
+
+def registered(lineage: Lineage) -> dict[str, str]:
+    """Fingerprint → registry URI of the artifacts of a lineage, as far as they were recorded; no server is asked."""
+    from tasks.tracking import noted
+
+    home = runtime.home()
+    found = {node.fingerprint: noted(home, node.kind, node.fingerprint) for node in lineage.nodes}
+    return {fingerprint: one.uri for fingerprint, one in found.items() if one and one.uri}
 
 
 def newest_report() -> Artifact:

@@ -63,6 +63,18 @@ def registry_name(artifact: Artifact) -> str | None:
     return name and f"minimind-{name}" + (f"-{rows}" if rows not in (None, "pretrain") else "")
 
 
+def noted(home: Path, kind: str, fingerprint: str) -> Registration | None:
+    """Where an artifact was last recorded, as it stands in the store; no server is asked."""
+    path = _note(home, kind, fingerprint)
+    return Registration.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _note(home: Path, kind: str, fingerprint: str) -> Path:
+    directory = home / "registry"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory / f"{kind}-{fingerprint}.json"
+
+
 class Tracker(Runs):
     """Runs, what artifacts say of themselves in them, and the registry."""
 
@@ -80,16 +92,13 @@ class Tracker(Runs):
         if registration.uri:
             self.client.set_tag(run_id, "registered", registration.uri)
         self.end(run_id, "FINISHED")
-        runtime.write_json(self._note(artifact), registration.model_dump(mode="json"))
+        runtime.write_json(_note(self.home, artifact.kind, artifact.fingerprint), registration.model_dump(mode="json"))
         return registration
 
     def registration(self, artifact: Artifact) -> Registration | None:
         """What `record` noted for this artifact and this server; None where it was not recorded."""
-        path = self._note(artifact)
-        if not path.exists():
-            return None
-        found = Registration.model_validate_json(path.read_text(encoding="utf-8"))
-        return found if found.tracking_uri == self.uri and self._has_run(found.run_id) else None
+        found = noted(self.home, artifact.kind, artifact.fingerprint)
+        return found if found and found.tracking_uri == self.uri and self._has_run(found.run_id) else None
 
     def resolve(self, uri: str, store: Store) -> Artifact:
         """The artifact behind `models:/<name>/<version>` or `models:/<name>@<alias>`, its bytes proven.
@@ -247,11 +256,6 @@ class Tracker(Runs):
             return self.client.get_run(run_id).info.lifecycle_stage == "active"
         except MlflowException as error:
             return error.error_code != "RESOURCE_DOES_NOT_EXIST"
-
-    def _note(self, artifact: Artifact) -> Path:
-        directory = self.home / "registry"
-        directory.mkdir(parents=True, exist_ok=True)
-        return directory / f"{artifact.kind}-{artifact.fingerprint}.json"
 
     def _known_run(self, artifact: Artifact) -> str | None:
         """The run that followed this artifact live, if this server has it."""

@@ -221,10 +221,10 @@ def test_report_counts_every_row(report: Report):
 def test_report_says_where_everything_comes_from(report: Report, artifacts: dict[str, Artifact]):
     """Recipe, data, every stage's fingerprint and parents, and how to make it again."""
     assert (report.recipe, report.data, report.published) == ("tiny", "toys <b>", "dpo")
-    stages = [row.stage for row in report.lineage]
-    assert stages[0] == "clean (pretrain)" and stages[-1] == "evaluate" and len(stages) == len(artifacts) + 1
+    stages = [row.label for row in report.lineage]
+    assert stages[0] == "clean-pretrain" and stages[-1] == "evaluate" and len(stages) == len(artifacts) + 1
     fingerprints = {row.fingerprint for row in report.lineage}
-    assert {parent for row in report.lineage for parent in row.parents.values()} <= fingerprints
+    assert {parent for row in report.lineage for parent in row.inputs.values()} <= fingerprints
     assert report.commands == ["make <all>"]
     assert report.trainings[0].curves[0].metric == "loss" and len(report.trainings[0].curves[0].steps) == 300
     assert [curve.metric for curve in report.trainings[0].curves] == ["loss", "validation_loss"]

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.console import Console
 
-from minimind.cli import data, estimate, inspect, models, node, tokenizer, verify
+from minimind.cli import data, estimate, inspect, lineage, models, node, tokenizer, verify
 from minimind.cli.shared import AsJson, console, local
 from minimind.errors import ConfigError, MiniMindError
 
@@ -133,6 +133,8 @@ app.command()(models.generate)
 app.command()(inspect.lint)
 app.command()(inspect.trace)
 app.command()(inspect.ledger)
+app.command()(lineage.lineage)
+app.command()(lineage.diff)
 app.command()(node.node)
 
 

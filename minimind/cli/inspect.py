@@ -45,7 +45,7 @@ def lint(
     from minimind.cli.inspect_print import print_lint
     from minimind.tokens.lint import lint as look
 
-    place = target if _is_place(target) else str(_artifact(target, _LINTED).dir)
+    place = target if _is_place(target) else str(find(target, _LINTED).dir)
     tokenizer_dir = None if tokenizer is None else _tokenizer_dir(tokenizer)
     report = look(place, kind=kind, shape=shape, tokenizer_dir=tokenizer_dir)
     if as_json:
@@ -106,7 +106,7 @@ def ledger(
     from minimind.tokens.token_ledger import balance
     from minimind.train.history import trainings
 
-    artifact = _newest_model() if model is None else _artifact(model, ())
+    artifact = _newest_model() if model is None else find(model)
     books = balance(artifact, trainings(store_of(artifact)))
     if as_json:
         console.print_json(books.model_dump_json())
@@ -148,7 +148,7 @@ def show(
     given = {"length": length, "batch_tokens": batch_tokens, "seed": seed}
     batching = Batching(split=split, recipe=recipe, stage=stage, **given)
     view, title = view_of(
-        _artifact(target, (*TokensKinds, *_TRAINED)), batching, step=step, row=row, document=document, rows=rows
+        find(target, (*TokensKinds, *_TRAINED)), batching, step=step, row=row, document=document, rows=rows
     )
     if html is not None:
         from minimind.runtime import write_atomic
@@ -171,7 +171,7 @@ def _is_place(target: str) -> bool:
     return Path(target).expanduser().exists() or "://" in target or "/" in target and not target.startswith("models:/")
 
 
-def _artifact(name: str, kinds: tuple[str, ...]) -> "Artifact":
+def find(name: str, kinds: tuple[str, ...] = ()) -> "Artifact":
     """The artifact of a name, a registry URI or a directory."""
     from minimind.artifact import Store
     from minimind.lineage import find_artifact
@@ -184,12 +184,12 @@ def _artifact(name: str, kinds: tuple[str, ...]) -> "Artifact":
 def _training(name: str) -> "Training":
     from minimind.train.history import training_of
 
-    return training_of(_artifact(name, _TRAINED))
+    return training_of(find(name, _TRAINED))
 
 
 def _tokenizer_dir(name: str) -> Path:
     path = Path(name).expanduser()
-    return path if path.is_dir() else _artifact(name, ("tokenizer",)).dir
+    return path if path.is_dir() else find(name, ("tokenizer",)).dir
 
 
 def _newest_model() -> "Artifact":

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from minimind.config import Config
 from minimind.errors import ArtifactError, MissingError
 from minimind.evaluate.results import Evaluation
+from minimind.lineage import Node
 
 REPORT_FILE = "report.json"
 
@@ -63,17 +64,6 @@ class Training(Config):
     curves: list[Curve]
 
 
-class Lineage(Config):
-    """One artifact: where it comes from and what it took."""
-
-    stage: str
-    fingerprint: str
-    parents: dict[str, str]
-    seconds: float
-    created_at: str
-    commit: str | None
-
-
 class Report(Config):
     """The whole card."""
 
@@ -95,7 +85,8 @@ class Report(Config):
     funnels: list[Funnel]
     tokenizer: dict[str, Value]
     trainings: list[Training]
-    lineage: list[Lineage]
+    lineage: list[Node]
+    """Everything that was read, in the order of the pipeline."""
     commands: list[str]
     seconds: float
     """Of all stages together."""

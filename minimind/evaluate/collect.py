@@ -14,10 +14,11 @@ import numpy as np
 from minimind.artifact import Artifact, Inputs
 from minimind.data.dropped import DROPPED_FILE
 from minimind.errors import ArtifactError
-from minimind.evaluate.card import Curve, Dropped, Funnel, Headline, Lineage, Report, Training, Value
+from minimind.evaluate.card import Curve, Dropped, Funnel, Headline, Report, Training, Value
 from minimind.evaluate.config import MODEL_NAMES, ModelName, PublishConfig
 from minimind.evaluate.results import Evaluation, ModelResult, read_evaluation
 from minimind.events import EVENTS_FILE, read_events
+from minimind.lineage import node_of
 from minimind.model.config import count_active_parameters
 from minimind.model.weights import load_config
 
@@ -55,7 +56,7 @@ def collect(config: PublishConfig, inputs: Inputs, published: ModelName, *, warn
         funnels=_funnels(artifacts),
         tokenizer=next((a.summary().figures for a in artifacts if a.kind == "tokenizer"), {}),
         trainings=[_training(artifact) for artifact in artifacts if artifact.kind in MODEL_NAMES],
-        lineage=[_lineage(artifact) for artifact in artifacts],
+        lineage=[node_of(artifact) for artifact in artifacts],
         commands=list(config.commands),
         seconds=round(sum(artifact.manifest.seconds for artifact in artifacts), 1),
     )
@@ -209,16 +210,4 @@ def _thin(metric: str, points: list[tuple[int, float]]) -> Curve:
         metric=metric,
         steps=[round(float(mean[0])) for mean in means],
         values=[round(float(mean[1]), 5) for mean in means],
-    )
-
-
-def _lineage(artifact: Artifact) -> Lineage:
-    manifest, rows = artifact.manifest, artifact.manifest.parts.config.get("rows")
-    return Lineage(
-        stage=f"{manifest.kind} ({rows})" if rows else manifest.kind,
-        fingerprint=manifest.fingerprint,
-        parents=manifest.parents,
-        seconds=manifest.seconds,
-        created_at=manifest.created_at,
-        commit=manifest.code_commit,
     )

@@ -13,6 +13,8 @@ from minimind.data.pages import template
 from minimind.evaluate.card import Report
 from minimind.evaluate.charts import FIGURES_DIR
 from minimind.evaluate.results import Answer, Interval
+from minimind.lineage import Lineage
+from minimind.lineage_picture import draw_lineage
 from minimind.runtime import file_sha256
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -25,7 +27,10 @@ def render_html(report: Report, directory: Path) -> str:
         path.name.removesuffix(".png"): "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
         for path in sorted((directory / FIGURES_DIR).glob("*.png"))
     }
-    return template(TEMPLATES / HTML_TEMPLATE, *_FILTERS, trim=False).render(**_names(report), pictures=pictures)
+    root = next(node for node in report.lineage if node.fingerprint == report.published_fingerprint)
+    lineage = draw_lineage(Lineage(nodes=[root, *(node for node in report.lineage if node is not root)]))
+    page = template(TEMPLATES / HTML_TEMPLATE, *_FILTERS, trim=False)
+    return page.render(**_names(report), pictures=pictures, lineage=lineage)
 
 
 def render_markdown(report: Report) -> str:
