@@ -18,6 +18,7 @@ from minimind import runtime
 from minimind.artifact import Artifact, Store, open_artifact, verify
 from minimind.config import nearest
 from minimind.errors import ArtifactError, ConfigError, MiniMindError, MissingError, ServiceError, StageError
+from minimind.housekeeping import Plan, plan_removal
 from minimind.lineage import Lineage
 
 FULL = "full-pipeline"
@@ -158,6 +159,20 @@ def fsck(console: Console, *, as_json: bool) -> bool:
             console.print(f"[red]✗[/red] {escape(result['state'])}", highlight=False)
         console.print(f"{len(results) - len(damaged)} of {len(results)} artifacts are whole", highlight=False)
     return not damaged
+
+
+def removal(*, unfinished_days: float) -> Plan:
+    """What the store can do without. Raises ServiceError or ConfigError where the registry cannot say what it needs."""
+    from tasks.tracking import Tracker
+
+    tracker, store = Tracker(runtime.home()), Store()
+    aliased = tracker.aliased()
+    if not aliased and any(store.all()):
+        raise ConfigError(
+            f"the registry at {tracker.uri} knows nothing of this store, so nothing in it would be kept; "
+            "`minimind sync` tells it what there is"
+        )
+    return plan_removal(store, aliased, unfinished_days=unfinished_days)
 
 
 def sync(console: Console) -> None:

@@ -8,6 +8,7 @@ A scratch directory becomes an artifact by one rename, after its files, manifest
 are flushed: present means whole. `verify` proves it again from the manifest's sha256 sums.
 """
 
+import fcntl
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from minimind.fingerprint import Parts
 
 MANIFEST_FILE = "manifest.json"
 SUMMARY_FILE = "summary.json"
+IN_USE_FILE = ".in-use.lock"
 
 
 class Summary(Config):
@@ -152,6 +154,28 @@ class Store:
             self._recover(self.path(stage, fingerprint))
             scratch.mkdir(exist_ok=True)
             yield scratch
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Inside, nothing is removed from the store. Any number of processes; the kernel lets go of a killed one."""
+        with self._holding(fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, nobody else uses the store. Raises ArtifactError where somebody does."""
+        try:
+            with self._holding(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                yield
+        except BlockingIOError:
+            raise ArtifactError(f"{self.root}: a pipeline runs on this store; wait until it ends") from None
+
+    @contextmanager
+    def _holding(self, how: int) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / IN_USE_FILE).open("wb") as file:
+            fcntl.flock(file, how)
+            yield
 
     def seal(self, scratch: Path, summary: Summary, manifest: Manifest) -> Artifact:
         """Turn a scratch directory into the artifact; `manifest.files` is filled in here."""

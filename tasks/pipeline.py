@@ -50,18 +50,19 @@ def pipeline(
         run.steps = planned
         yield run
         return
-    run.tracker = _connect(run)
-    run.context = _context(run)
-    _open(run)
-    status = "KILLED"
-    try:
-        yield run
-        status = "FINISHED"
-    except Exception:
-        status = "FAILED"
-        raise
-    finally:
-        _close(run, status)
+    with run.store.in_use():
+        run.tracker = _connect(run)
+        run.context = _context(run)
+        _open(run)
+        status = "KILLED"
+        try:
+            yield run
+            status = "FINISHED"
+        except Exception:
+            status = "FAILED"
+            raise
+        finally:
+            _close(run, status)
 
 
 @contextmanager

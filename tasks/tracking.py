@@ -218,6 +218,16 @@ class Tracker(Runs):
         """The names in the registry."""
         return {model.name for model in self.client.search_registered_models()}
 
+    def aliased(self) -> dict[str, str]:
+        """Fingerprint → URI of every version in the registry that has an alias."""
+        found = {}
+        for model in self.client.search_registered_models():
+            for alias, version in self.client.get_registered_model(model.name).aliases.items():
+                fingerprint = self.client.get_model_version(model.name, version).tags.get("fingerprint")
+                if fingerprint:
+                    found[fingerprint] = f"models:/{model.name}@{alias}"
+        return found
+
     def set_alias(self, registration: Registration, alias: str) -> None:
         """Point `models:/<name>@<alias>` at a registered version."""
         self.client.set_registered_model_alias(registration.name, alias, str(registration.version))

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.console import Console
 
-from minimind.cli import data, estimate, inspect, lineage, models, node, tokenizer, verify
+from minimind.cli import data, estimate, housekeeping, inspect, lineage, models, node, tokenizer, verify
 from minimind.cli.shared import AsJson, console, local
 from minimind.errors import ConfigError, MiniMindError
 
@@ -136,6 +136,11 @@ app.command()(inspect.ledger)
 app.command()(lineage.lineage)
 app.command()(lineage.diff)
 app.command()(node.node)
+app.command()(housekeeping.fsck)
+app.command()(housekeeping.gc)
+app.command()(housekeeping.pin)
+app.command()(housekeeping.unpin)
+app.command()(housekeeping.sync)
 
 
 @app.command()
@@ -155,19 +160,6 @@ def report(as_json: AsJson = False) -> None:
 
     console.print(Markdown((card.dir / "report.md").read_text(encoding="utf-8")))
     console.print(f"\n{card.dir / 'report.html'}", highlight=False, soft_wrap=True)
-
-
-@app.command()
-def fsck(as_json: AsJson = False) -> None:
-    """Prove every artifact against its seal; exit code 1 if one is damaged. Example: `minimind fsck`"""
-    if not local().fsck(console, as_json=as_json):
-        raise typer.Exit(1)
-
-
-@app.command()
-def sync() -> None:
-    """Send MLflow what it missed while it was down. Example: `minimind sync`"""
-    local().sync(console)
 
 
 def _pairs(parameters: list[str] | None) -> dict[str, str]:

@@ -1,0 +1,89 @@
+"""`minimind fsck`, `gc`, `pin`, `unpin`, `sync`: the store proven, made smaller, told of. Parses, calls, prints."""
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from minimind.cli.inspect import find
+from minimind.cli.shared import AsJson, console, local
+
+if TYPE_CHECKING:
+    from minimind.housekeeping import Plan
+
+ArtifactArgument = Annotated[str, typer.Argument(help="A label (sft, tokens-chat, …), a models:/ URI, or a directory.")]
+
+
+def fsck(as_json: AsJson = False) -> None:
+    """Prove every artifact against its seal; exit code 1 if one is damaged. Example: `minimind fsck`"""
+    if not local().fsck(console, as_json=as_json):
+        raise typer.Exit(1)
+
+
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it. Without, it is only shown.")] = False,
+    unfinished_days: Annotated[
+        float, typer.Option(min=0, help="Leave what was broken off in so many days, for a resume.")
+    ] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show what no alias in the registry and no pin needs; with --yes remove it.
+
+    Kept is what has an alias (`@candidate`, `@champion`, your own) or a pin, and all that it was made of.
+
+    Examples: `minimind gc`, `minimind gc --yes`, `minimind gc --unfinished-days 0 --json`
+    """
+    from minimind.artifact import Store
+    from minimind.housekeeping import remove
+
+    plan = local().removal(unfinished_days=unfinished_days)
+    gone = list(remove(Store(), plan.leftovers)) if yes else []
+    if as_json:
+        console.print_json(data={**plan.model_dump(mode="json"), "removed": [one.path for one in gone]})
+        return
+    _print_plan(plan, removed=yes)
+
+
+def pin(artifact: ArtifactArgument) -> None:
+    """Keep an artifact, and all it was made of, from `gc`. Example: `minimind pin models:/minimind-sft/3`"""
+    from minimind import housekeeping
+    from minimind.artifact import Store
+
+    found = find(artifact)
+    housekeeping.pin(found, Store())
+    console.print(f"pinned {found.label} {found.fingerprint}", highlight=False)
+
+
+def unpin(artifact: ArtifactArgument) -> None:
+    """Take a pin away again. Example: `minimind unpin models:/minimind-sft/3`"""
+    from minimind import housekeeping
+    from minimind.artifact import Store
+
+    found = find(artifact)
+    housekeeping.unpin(found, Store())
+    console.print(f"no longer pinned: {found.label} {found.fingerprint}", highlight=False)
+
+
+def sync() -> None:
+    """Send MLflow what it missed while it was down. Example: `minimind sync`"""
+    local().sync(console)
+
+
+def _print_plan(plan: "Plan", *, removed: bool) -> None:
+    if plan.leftovers:
+        table = Table("what", "stage", "size", "days old", "below artifacts/")
+        for leftover in sorted(plan.leftovers, key=lambda one: -one.bytes):
+            table.add_row(leftover.kind, leftover.label, _size(leftover.bytes), f"{leftover.days:.1f}", leftover.path)
+        console.print(table)
+    reasons = Counter(plan.kept.values())
+    for reason, count in reasons.most_common():
+        console.print(f"kept: {count} artifact{'s' * (count > 1)} for {reason}", highlight=False)
+    words = "freed" if removed else "could be freed"
+    console.print(f"{_size(plan.bytes_freed)} {words}, {_size(plan.bytes_kept)} kept", highlight=False)
+    if plan.leftovers and not removed:
+        console.print("`minimind gc --yes` removes it", highlight=False)
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
