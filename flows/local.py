@@ -5,6 +5,7 @@ own for as long as it runs, on the same database, so that its page is there afte
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,25 +64,74 @@ def run(name: str, parameters: dict[str, Any], *, console: Console) -> str:
             raise StageError(f"{name} failed: {type(error).__name__}: {error} ({hint})") from error
 
 
-def plan(parameters: dict[str, Any], *, console: Console, as_json: bool) -> None:
-    """Say of every stage whether it would run and why. Starts nothing."""
-    steps = planned(parameters)
+def plan(name: str, parameters: dict[str, Any], *, console: Console, as_json: bool) -> None:
+    """Say of every stage of a flow whether it would run, why, what it would read, and for how long. Starts nothing."""
+    steps = planned(parameters, name)
     if as_json:
-        rows = [
-            {"stage": s.label, "fingerprint": s.parts.fingerprint(), "reuse": s.reused, "reasons": list(s.reasons)}
-            for s in steps
-        ]
-        console.print_json(json.dumps(rows, ensure_ascii=False))
+        console.print_json(json.dumps([_step_facts(step) for step in steps], ensure_ascii=False))
         return
-    table = Table("stage", "does", "because", "fingerprint")
     for step in steps:
-        more = len(step.reasons) - SHOWN_REASONS
-        reasons = "\n".join(step.reasons[:SHOWN_REASONS]) + (f"\n… and {more} more" if more > 0 else "")
-        what = "[green]reuse[/green]" if step.reused else "[yellow]run[/yellow]"
-        table.add_row(step.label, what, escape(reasons), step.parts.fingerprint())
-    console.print(table)
-    waiting = sum(not step.reused for step in steps)
-    console.print(f"{waiting} of {len(steps)} stages would run" if waiting else "nothing to run", highlight=False)
+        console.print(_headline(step), highlight=False)
+        for line in [] if step.reused else _because(step):
+            console.print(f"    [dim]{escape(line)}[/dim]", highlight=False)
+    waiting = [step for step in steps if not step.reused]
+    known = [step.seconds for step in waiting if step.seconds is not None]
+    words = f"{len(waiting)} of {len(steps)} stages would run"
+    words += f", for about {_duration(sum(known))}" if known else ""
+    words += " and what is not known" if 0 < len(known) < len(waiting) else ""
+    console.print(f"\n{words}" if waiting else "\nnothing to run", highlight=False)
+
+
+def _headline(step: Any) -> str:
+    if step.reused:
+        return f"[green]✓ {step.label:18}[/green] reuse  {escape(step.uri)}"
+    about = f"  about {_duration(step.seconds)} ({step.seconds_from})" if step.seconds is not None else ""
+    return f"[yellow]● {step.label:18}[/yellow] run  {about}"
+
+
+def _because(step: Any) -> list[str]:
+    """Why a stage would run, a line for each kind of reason, and what it would read."""
+    groups: dict[str, list[str]] = {}
+    for reason in step.reasons:
+        word, _, rest = reason.partition(" ")
+        name, _, change = rest.partition(": ")
+        if word == "code":
+            groups.setdefault("code", []).append(name)
+        elif word == "input":
+            if not step.reads.get(name, "").endswith("(new)"):  # of what is new it follows
+                groups.setdefault("input", []).append(f"{name} {change}")
+        elif word in ("config", "source"):
+            groups.setdefault(word, []).append(f"{name}: {re.sub(r'[0-9a-f]{16,}', _shortened, change)}")
+        else:
+            groups.setdefault("", []).append(reason)
+    lines = []
+    for word, found in groups.items():
+        more = f" and {len(found) - SHOWN_REASONS} more" if len(found) > SHOWN_REASONS else ""
+        lines.append(f"{word:7}{', '.join(found[:SHOWN_REASONS])}{more}")
+    versions = dict.fromkeys(version.removeprefix("models:/minimind-") for version in step.reads.values())
+    return [*lines, f"{'reads':7}{', '.join(versions)}"] if versions else lines
+
+
+def _step_facts(step: Any) -> dict[str, Any]:
+    return {
+        "stage": step.label,
+        "fingerprint": step.parts.fingerprint(),
+        "reuse": step.reused,
+        "reasons": list(step.reasons),
+        "version": step.uri,
+        "reads": step.reads,
+        "seconds": step.seconds,
+        "seconds_from": step.seconds_from,
+    }
+
+
+def _shortened(digest: re.Match[str]) -> str:
+    return digest[0][:12]
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes:.0f} min" if minutes < 100 else f"{hours:.1f} h"
 
 
 def find_model(model: str) -> Path:
@@ -201,13 +251,12 @@ def _find(name: str) -> Any:
     return found
 
 
-def planned(parameters: dict[str, Any]) -> list[Any]:
-    """What the pipeline would do, stage by stage, as `tasks.stage.Step`; nothing is run."""
-    from flows.full_pipeline import full_pipeline
+def planned(parameters: dict[str, Any], name: str = FULL) -> list[Any]:
+    """What a flow would do, stage by stage, as `tasks.stage.Step`; nothing is run."""
     from tasks.pipeline import planning
 
     with planning() as steps:
-        full_pipeline.fn(**parameters)
+        _find(name).fn(**parameters)
     return steps
 
 

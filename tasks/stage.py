@@ -27,11 +27,13 @@ from minimind.errors import ArtifactError, ConfigError, ServiceError
 from minimind.fingerprint import Parts, explain
 from minimind.recipe import Recipe
 from minimind.stage import Stage, build
+from minimind.train.config import TrainConfig
+from minimind.train.forecast import find as find_forecast
 from minimind.workers import mapping
 from tasks.display import Display
 from tasks.pieces import on_task_runner
 from tasks.recording import Recording, one_line, show_in_prefect
-from tasks.tracking import CHAMPION, Tracker
+from tasks.tracking import CHAMPION, Tracker, noted
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,13 @@ class Step:
     reused: bool
     reasons: tuple[str, ...] = ()
     uri: str | None = None
+    """Its version in the registry, as far as it has one."""
+    reads: dict[str, str] = field(default_factory=dict)
+    """Input name → the version that would be read; a label and `new` for what would be made first."""
+    seconds: float | None = None
+    """What it is expected to take; None where nothing is known."""
+    seconds_from: str = ""
+    """Where that is from: an estimate of this very training, or the last one of its kind."""
 
 
 @dataclass
@@ -70,8 +79,7 @@ class Pipeline:
         found, problem = self._look(stage.name, fingerprint)
         reused = found is not None and not self.refresh
         if self.planning:
-            reasons = () if reused else self._reasons(parts, problem)
-            self.steps.append(Step(label, parts, reused, reasons))
+            self.steps.append(self._plan(parts, config, inputs, reused=reused, problem=problem))
             return found or _planned(self.store, parts)
         if problem:
             self.display.warn(f"{problem} — it is built again now")
@@ -135,6 +143,28 @@ class Pipeline:
     def parent(self, artifact: Artifact, stage: str, name: str) -> Artifact:
         """The artifact of `stage` that `artifact` read as its input `name`."""
         return open_artifact(self.store.path(stage, artifact.manifest.parents[name]))
+
+    def _plan(self, parts: Parts, config: Config, inputs: Inputs, *, reused: bool, problem: str) -> Step:
+        """What would be done for a stage, of what, and for how long. No server is asked."""
+        home, made = self.store.root.parent, {step.parts.fingerprint() for step in self.steps if not step.reused}
+        reads = {
+            name: f"{artifact.label} (new)" if artifact.fingerprint in made else _version(home, artifact.manifest.parts)
+            for name, artifact in inputs.items()
+        }
+        if reused:
+            return Step(parts.label, parts, True, uri=_version(home, parts), reads=reads, seconds=0.0)
+        seconds, seconds_from = self._expected(parts, config)
+        reasons = self._reasons(parts, problem)
+        return Step(parts.label, parts, False, reasons, reads=reads, seconds=seconds, seconds_from=seconds_from)
+
+    def _expected(self, parts: Parts, config: Config) -> tuple[float | None, str]:
+        if isinstance(config, TrainConfig) and (
+            forecast := find_forecast(self.store.root.parent, parts.stage, config, parts.inputs)
+        ):
+            return forecast.seconds, "estimate"
+        same = [one.manifest for one in self.store.all() if one.label == parts.label]
+        last = max(same, key=lambda manifest: manifest.created_at, default=None)
+        return (last.seconds, "last time") if last else (None, "")
 
     def _look(self, name: str, fingerprint: str) -> tuple[Artifact | None, str]:
         try:
@@ -265,6 +295,12 @@ def _planned(store: Store, parts: Parts) -> Artifact:
         host={},
     )
     return Artifact(store.path(parts.stage, fingerprint), manifest)
+
+
+def _version(home: Path, parts: Parts) -> str:
+    """The registry's URI of an artifact as the store noted it, else its label and fingerprint."""
+    registration = noted(home, parts.stage, parts.fingerprint())
+    return (registration and registration.uri) or f"{parts.label} {parts.fingerprint()}"
 
 
 def prefect_link() -> str:

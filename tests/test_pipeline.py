@@ -19,6 +19,7 @@ from prefect.settings import (
 from rich.console import Console
 
 from flows.full_pipeline import full_pipeline
+from flows.local import _because, planned, removal
 from flows.serve import prefect_for_one_run
 from flows.stages import lora
 from minimind.artifact import Store
@@ -254,6 +255,24 @@ def test_one_changed_setting_reruns_exactly_what_depends_on_it(
     assert would_run(parameters, override) == expected
 
 
+def test_a_plan_names_the_versions_it_would_read_and_how_long_it_took_before(
+    parameters: dict[str, str], published: str
+):
+    """What runs again, of which versions, because of what: without a server, before anything starts."""
+    steps = {step.label: step for step in planned({**parameters, "overrides": ["sft.lr=1e-4"]})}
+    assert steps["pretrain"].uri == "models:/minimind-pretrain/1" and steps["pretrain"].seconds == 0
+    sft = steps["sft"]
+    assert sft.reads == {"tokens": "models:/minimind-tokens-chat/1", "model": "models:/minimind-pretrain/1"}
+    assert sft.seconds > 0 and sft.seconds_from == "last time"
+    assert steps["dpo"].reads["model"] == "sft (new)"
+    alone = planned({"recipe": parameters["recipe"], "overrides": ["lora.rank=2"]}, "lora")
+    assert [(step.label, step.reused, step.reads["model"]) for step in alone] == [
+        ("lora", False, "models:/minimind-sft/1")
+    ]
+    lines = _because(sft)
+    assert lines == ["config lr: 0.0005 → 0.0001", "reads  tokens-chat/1, pretrain/1"]
+
+
 def test_changed_conversations_do_not_retrain_the_base_model(project: Path, parameters: dict[str, str], published: str):
     path = project / "chat.jsonl"
     before = path.read_bytes()
@@ -273,3 +292,17 @@ def test_a_stage_run_alone_takes_its_inputs_from_the_registry(
     assert uri == "models:/minimind-lora/2"
     assert version.tags["pipeline"] == "lora"
     assert tracker.client.get_run(version.run_id).data.params["lr"] == "0.0005"
+
+
+def test_gc_keeps_what_the_registry_names_and_finds_what_it_left_behind(
+    parameters: dict[str, str], published: str, tracker: Tracker
+):
+    """A model that an alias has left is no use to anybody; all that the aliases stand on stays."""
+    assert {one.kind for one in removal(unfinished_days=0).leftovers} <= {"rest"}
+    before = lora(recipe=parameters["recipe"], lr=3e-3)
+    after = lora(recipe=parameters["recipe"], lr=4e-3)
+    assert before != after
+    paths = {one.path for one in removal(unfinished_days=0).leftovers if one.kind == "artifact"}
+    old, new = (tracker.resolve(uri, Store()).fingerprint for uri in (before, after))
+    assert f"lora/{old}" in paths and f"lora/{new}" not in paths
+    assert {path.partition("/")[0] for path in paths} == {"lora"}

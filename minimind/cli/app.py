@@ -101,18 +101,21 @@ def run(
 
 @app.command()
 def plan(
+    stage: Annotated[str, typer.Argument(help="A stage, or full-pipeline.")] = "full-pipeline",
     recipe: RecipeOption = "quickstart",
     data: DataOption = None,
     override: Overrides = None,
+    parameter: Parameters = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="As if every stage were to run again.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say of every stage whether it would be reused or run, and why. Starts nothing.
+    """Say of every stage whether it would be reused or run, why, what it would read, and for how long. Starts nothing.
 
-    Example: `minimind plan -o sft.lr=3e-4`
+    Examples: `minimind plan -o sft.lr=3e-4`, `minimind plan sft -p init=models:/minimind-pretrain/1`
     """
-    parameters = {"recipe": recipe, "data": data, "overrides": override, "refresh": refresh}
-    local().plan(parameters, console=console, as_json=as_json)
+    flows = local()
+    given = {"recipe": recipe, "data": data, "overrides": override, "refresh": refresh, **_pairs(parameter)}
+    flows.plan(stage, _accepted(flows, stage, given), console=console, as_json=as_json)
 
 
 @app.command()
