@@ -317,3 +317,24 @@ def test_what_deepspeed_may_not_be_told_is_said(tmp_path: Path) -> None:
             engine_config(config.replace(deepspeed={key: 1}))
     with pytest.raises(ConfigError, match=r"stage` must be 1, 2 or 3"):
         engine_config(config.replace(deepspeed={"zero_optimization": {"stage": 0}}))
+
+
+def test_deepspeed_that_is_not_installed_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package is an extra; a traceback of an import helps nobody."""
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    config = CONFIG.replace(parallel="deepspeed", optimizer="adamw", deepspeed=zero(2)["deepspeed"])
+    model = Transformer(TINY)
+    strategy = make_strategy(config, model, ONE_RANK)
+    with pytest.raises(ConfigError, match=r"pip install 'minimind-pipeline\[deepspeed\]'"):
+        strategy.give(make_optimizers(model, config, dtype=torch.float32))
+
+
+def test_what_cannot_go_with_deepspeed_is_said_before_the_data_is_read() -> None:
+    table = zero(3)["deepspeed"]
+    config = CONFIG.replace(parallel="deepspeed", optimizer="adamw", deepspeed=table)
+    for changes, words in (
+        ({"compile": "on"}, "`compile` does not go with"),
+        ({"optimizer": "muon"}, '`optimizer` "muon" needs whole matrices'),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            make_strategy(config.replace(**changes), Transformer(TINY), ONE_RANK)
