@@ -57,6 +57,7 @@ def test_every_command_has_help_with_an_example(command: str):
         (["run", "-o", "pretrain"], "write it as section.key=value"),
         (["run", "-d", "nowhere.toml"], "nowhere.toml"),
         (["run", "sft", "-p", "kind=chat"], "takes no `kind`"),
+        (["run", "tokenizer", "--data", "pydocs"], "`minimind run shard --data …` makes its corpus the newest"),
         (["run", "ingest", "-p", "kind=talk"], "kind"),
         (["run", "clean", "-p", "kind"], "write it as name=value"),
         (["chat", "dppo"], "did you mean `dpo`"),

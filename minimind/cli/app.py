@@ -29,9 +29,12 @@ app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(verify.app, name="verify")
 
-_OF_DATA = "`minimind run shard --data …` makes its corpus the newest, which the others take"
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended: 128 + SIGINT, as shells have it."""
+OF_DATA = (
+    "; only the pipeline, ingest, clean and shard read a data spec: `minimind run shard --data …` makes its corpus the "
+    "newest, which the others take"
+)
 
 RecipeOption = Annotated[str, typer.Option("--recipe", "-r", help="A recipe's name, or the path of a TOML file.")]
 DataOption = Annotated[Optional[str], typer.Option("--data", "-d", help="A data spec's name or path.")]  # noqa: UP045
@@ -179,9 +182,7 @@ def _accepted(flows: ModuleType, stage: str, given: dict[str, Any]) -> dict[str,
     taken = flows.parameters_of(stage)
     used = {name: value for name, value in given.items() if value not in (None, False)}
     if unknown := [name for name in used if name not in taken and (name, used[name]) != ("recipe", "quickstart")]:
-        hint = (
-            f"; only the pipeline, ingest, clean and shard read a data spec: {_OF_DATA}" if unknown[0] == "data" else ""
-        )
+        hint = OF_DATA if unknown[0] == "data" else ""
         raise ConfigError(f"stage {stage} takes no `{unknown[0]}`; it takes: {', '.join(sorted(taken))}{hint}")
     return {name: value for name, value in used.items() if name in taken}
 
