@@ -79,7 +79,7 @@ class TrainConfig(Config):
 
     precision: Precision = "auto"
     compile: Literal["auto", "on", "off"] = "off"
-    """`auto` compiles where it pays: on a GPU from 100 M tokens on, on a CPU long runs in bf16 (`setup.py`)."""
+    """`auto` compiles where it pays: on a GPU, from 100 M tokens on (`setup.py`)."""
     exact: bool = False
     """The same weights to the bit at 1, 2, 4, … ranks (`exact.py`); `micro_tokens` is then a part of the identity."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -9,16 +9,13 @@ from minimind import runtime
 from minimind.errors import ConfigError
 from minimind.model.lora import apply_lora
 from minimind.model.transformer import Transformer
-from minimind.model.weights import load_config, load_model
+from minimind.model.weights import load_model
 from minimind.train.parallel import Ranks
 from minimind.train.splits import Split
 from minimind.train.stage_configs import PretrainConfig, TrainRun
-from minimind.train.throughput import flops_per_token
 
-COMPILE_TOKENS_CUDA = 100e6
+COMPILE_TOKENS = 100e6
 """A cold compile takes about a minute, in which a GPU does a tenth of this."""
-COMPILE_FLOPS_CPU = 3e14
-"""Of each thread: 40 minutes of bf16 at 120 GFLOP/s. Compiling saved a prototype 8 % of them, and costs a minute."""
 
 
 def choose_dtype(run: TrainRun, ranks: Ranks) -> torch.dtype:
@@ -57,18 +54,12 @@ def make_model(run: TrainRun, split: Split, ranks: Ranks, dtype: torch.dtype) ->
 
 
 def compiles(run: TrainRun, total_steps: int, ranks: Ranks) -> bool:
-    """Whether the model is compiled: as the recipe says, and with `auto` where the run is long enough to pay for it."""
+    """Whether the model is compiled: as the recipe says, and with `auto` on a GPU where the run pays for it.
+
+    On a CPU a compiled step is no faster (docs/log.md): norms, rotation, attention and loss are fused by hand.
+    """
     config = run.config
     if config.compile != "auto":
         return config.compile == "on"
     tokens = total_steps * config.batch_items * config.item_tokens
-    if config.parallel == "deepspeed":
-        return False
-    if ranks.device.type != "cpu":
-        return ranks.device.type == "cuda" and tokens >= COMPILE_TOKENS_CUDA
-    model = config.model if isinstance(config, PretrainConfig) else load_config(run.inputs["model"])
-    # With several threads a compiled embedding adds up in any order, and a resumed run would not be equal to the bit.
-    exact = config.exact or torch.get_num_threads() == 1
-    one_shape = run.stage != "dpo" and not model.num_experts  # the compiler starts again for others
-    work = tokens * flops_per_token(model, config.length) / (ranks.size * torch.get_num_threads())
-    return exact and one_shape and choose_dtype(run, ranks) == torch.bfloat16 and work >= COMPILE_FLOPS_CPU
+    return ranks.device.type == "cuda" and config.parallel != "deepspeed" and tokens >= COMPILE_TOKENS
