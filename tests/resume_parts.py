@@ -1,5 +1,6 @@
 """Small trainings of every stage in this process, and how one of them is broken off, for the tests of exactness."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,14 @@ def assert_equal_results(one: Path, other: Path) -> None:
     assert figures_of(one) == figures_of(other)
     weights = [load_file(directory / "model.safetensors") for directory in (one, other)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def state_of(directory: Path) -> dict[str, object]:
+    """All that must be equal to the bit: weights, optimizers' state, every figure of the log."""
+    figures = json.loads((directory / "training.json").read_text())["figures"]
+    return {
+        "weights": figures["weights_digest"],
+        "optimizer": figures["optimizer_digest"],
+        "figures": figures_of(directory),
+        "model": (directory / "model.safetensors").read_bytes(),
+    }

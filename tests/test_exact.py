@@ -1,12 +1,11 @@
 """`exact`: the same bits at 1, 2 and 4 ranks, and when their number changes in mid-run."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from rank_processes import run_ranks, train_rank
-from resume_parts import COMMON, Tokens, figures_of, interrupted, run_of
+from resume_parts import COMMON, Tokens, interrupted, run_of, state_of
 from training_parts import ONE_RANK, TINY
 
 from minimind.artifact import Artifact
@@ -61,17 +60,6 @@ def test_gradients_are_added_in_the_order_of_the_tree() -> None:
         for place, value in enumerate((1.0, half, half, half)):
             gradients.backward((weight * value).sum(), last=place == 3)
         assert gradients.buffers[0].item() == 1.0 + 2 * half
-
-
-def state_of(directory: Path) -> dict[str, object]:
-    """All that must be equal to the bit: weights, optimizers' state, every figure of the log."""
-    figures = json.loads((directory / "training.json").read_text())["figures"]
-    return {
-        "weights": figures["weights_digest"],
-        "optimizer": figures["optimizer_digest"],
-        "figures": figures_of(directory),
-        "model": (directory / "model.safetensors").read_bytes(),
-    }
 
 
 @pytest.mark.parametrize(

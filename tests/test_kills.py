@@ -5,7 +5,6 @@ place, with a real signal; the others are killed as torchrun would. Slow but for
 outside, of the whole tree (`test_resume.py`, and `minimind verify resume`).
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 from rank_processes import run_ranks, train_rank
-from resume_parts import COMMON, Tokens, figures_of, run_of
+from resume_parts import COMMON, Tokens, figures_of, run_of, state_of
 from training_parts import TINY
 
 from minimind.artifact import Artifact, Store
@@ -175,16 +174,6 @@ def trainings(
     token_artifacts: Tokens, tokenizer_artifact: Artifact, base: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Trainings:
     return Trainings(tmp_path_factory.mktemp("kills"), token_artifacts, tokenizer_artifact, base)
-
-
-def state_of(directory: Path) -> dict[str, object]:
-    figures = json.loads((directory / "training.json").read_text())["figures"]
-    return {
-        "weights": figures["weights_digest"],
-        "optimizer": figures["optimizer_digest"],
-        "figures": figures_of(directory),
-        "model": (directory / "model.safetensors").read_bytes(),
-    }
 
 
 def is_fast(stage: str, moment: str, ranks: int) -> bool:
