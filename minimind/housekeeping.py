@@ -82,13 +82,13 @@ def plan_removal(store: Store, aliased: Mapping[str, str], *, unfinished_days: f
         root = by_fingerprint(store, fingerprint)
         for needed in ancestors(root) if root else ():
             kept.setdefault(needed, reason)
-    sizes = {path: _size(path) for path in _directories(store) if path.name in kept}
+    places = _directories(store)
     leftovers = [
         leftover
-        for path in _directories(store)
+        for path in places
         if path.name not in kept and (leftover := _leftover(path, store, kept, unfinished_days=unfinished_days))
     ]
-    return Plan(leftovers=leftovers, kept=kept, bytes_kept=sum(sizes.values()))
+    return Plan(leftovers=leftovers, kept=kept, bytes_kept=sum(_size(path) for path in places if path.name in kept))
 
 
 def remove(store: Store, leftovers: Iterable[Leftover]) -> Iterator[Leftover]:
