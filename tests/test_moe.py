@@ -152,6 +152,5 @@ def test_with_one_expert_per_token_the_router_learns_from_the_balance_loss_alone
     gate = model.model.layers[0].mlp.gate.weight
     hidden, loss = model.hidden(tokens)
     cross_entropy = linear_cross_entropy(hidden.flatten(0, 1), model.output_weight, tokens.flatten())
-    from_words = torch.autograd.grad(cross_entropy, gate, retain_graph=True)[0]
-    from_balance = torch.autograd.grad(loss, gate)[0]
-    assert from_words.abs().max() < 1e-6 < from_balance.abs().max()
+    assert torch.autograd.grad(cross_entropy, gate, retain_graph=True, allow_unused=True) == (None,)
+    assert torch.autograd.grad(loss, gate)[0].abs().max() > 1e-6

@@ -85,8 +85,15 @@ def _(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, starts_BT: Tensor, keep: b
 
 @torch.library.custom_op("minimind::blocked_attention_backward", mutates_args=())
 def _backward(
-    gradient_BTHC: Tensor, q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, starts_BT: Tensor, kept: Tensor
+    gradient_BTHC: Tensor,
+    q_BHTC: Tensor,
+    k_BKSC: Tensor,
+    v_BKSC: Tensor,
+    starts_BT: Tensor,
+    kept: Tensor,
+    keys_wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients; without `keys_wanted` those of keys and values are zeros."""
     kv_heads, scale = k_BKSC.shape[1], q_BHTC.shape[-1] ** -0.5
     q_BKRTC = q_BHTC.unflatten(1, (kv_heads, -1))
     gradient_BKRTC = gradient_BTHC.unflatten(2, (kv_heads, -1)).permute(0, 2, 3, 1, 4)
@@ -100,10 +107,12 @@ def _backward(
         gradient_BKNC = gradient_BKRTC[piece.rows, :, :, piece.queries].flatten(2, 3)
         keys_BKSC, values_BKSC = (x[piece.rows, :, piece.keys] for x in (k_BKSC, v_BKSC))
         chances_BKNS = kept[piece.kept].view(*rows_BKNC.shape[:3], -1)
-        dv_BKSC[piece.rows, :, piece.keys] += chances_BKNS.transpose(-1, -2) @ gradient_BKNC
+        if keys_wanted:
+            dv_BKSC[piece.rows, :, piece.keys] += chances_BKNS.transpose(-1, -2) @ gradient_BKNC
         dchances_BKNS = gradient_BKNC @ values_BKSC.transpose(-1, -2)
         dscores_BKNS = torch.ops.aten._softmax_backward_data(dchances_BKNS, chances_BKNS, -1, chances_BKNS.dtype)
-        dk_BKSC[piece.rows, :, piece.keys] += dscores_BKNS.transpose(-1, -2) @ rows_BKNC
+        if keys_wanted:
+            dk_BKSC[piece.rows, :, piece.keys] += dscores_BKNS.transpose(-1, -2) @ rows_BKNC
         dq_BKNC = (dscores_BKNS @ keys_BKSC).mul_(scale)
         dq_BKRTC[piece.rows, :, :, piece.queries] = dq_BKNC.unflatten(2, (q_BKRTC.shape[2], -1))
     return dq_BHTC, dk_BKSC.to(k_BKSC.dtype), dv_BKSC.to(v_BKSC.dtype)
@@ -111,7 +120,13 @@ def _backward(
 
 @_backward.register_fake
 def _(
-    gradient_BTHC: Tensor, q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, starts_BT: Tensor, kept: Tensor
+    gradient_BTHC: Tensor,
+    q_BHTC: Tensor,
+    k_BKSC: Tensor,
+    v_BKSC: Tensor,
+    starts_BT: Tensor,
+    kept: Tensor,
+    keys_wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return q_BHTC.new_empty(q_BHTC.shape), k_BKSC.new_empty(k_BKSC.shape), v_BKSC.new_empty(v_BKSC.shape)
 
@@ -119,10 +134,13 @@ def _(
 def _note(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs[:4], output[1])
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # else the gradient of what is kept, which nobody has, is made of zeros
 
 
 def _differentiate(ctx: Any, gradient_BTHC: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    return (*_backward(gradient_BTHC, *ctx.saved_tensors), None, None)
+    # of a frozen first layer, below which nothing is learnt
+    keys_wanted = any(ctx.needs_input_grad[1:3])
+    return (*_backward(gradient_BTHC, *ctx.saved_tensors, keys_wanted), None, None)
 
 
 _forward.register_autograd(_differentiate, setup_context=_note)

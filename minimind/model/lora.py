@@ -15,12 +15,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
 
 from minimind.config import nearest
 from minimind.errors import ArtifactError, ConfigError, MissingError
@@ -47,8 +48,26 @@ class LoraLinear(Linear):
         self.scale = alpha / rank
 
     def forward(self, x: Tensor) -> Tensor:
-        low = F.linear(x, self.lora_A.to(x.dtype))
-        return F.linear(x, self.weight.to(x.dtype)) + F.linear(low, (self.lora_B * self.scale).to(x.dtype))
+        weight, lora_A, lora_B = (matrix.to(x.dtype) for matrix in (self.weight, self.lora_A, self.lora_B * self.scale))
+        return _Adapted.apply(x.flatten(0, -2), weight, lora_A, lora_B).unflatten(0, x.shape[:-1])
+
+
+class _Adapted(torch.autograd.Function):
+    """x Wᵀ + (x Aᵀ) Bᵀ for rows x, the second product added to the first where that stands, both ways."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, weight_FD: Tensor, lora_A_RD: Tensor, lora_B_FR: Tensor) -> Tensor:
+        low_NR = x_ND @ lora_A_RD.T
+        ctx.save_for_backward(x_ND, low_NR, weight_FD, lora_A_RD, lora_B_FR)
+        return (x_ND @ weight_FD.T).addmm_(low_NR, lora_B_FR.T)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_NF: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, low_NR, weight_FD, lora_A_RD, lora_B_FR = ctx.saved_tensors
+        dlow_NR = gradient_NF @ lora_B_FR
+        dx_ND = (gradient_NF @ weight_FD).addmm_(dlow_NR, lora_A_RD) if ctx.needs_input_grad[0] else None
+        return dx_ND, None, dlow_NR.T @ x_ND, gradient_NF.T @ low_NR
 
 
 def apply_lora(model: Transformer, *, rank: int, alpha: float, targets: Sequence[str], seed: int = 0) -> None:

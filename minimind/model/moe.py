@@ -19,10 +19,11 @@ Axes: B batch, T time, D model width, F ffn width, N tokens (B·T; sorted, B·T�
 per token. Not here: dropping tokens over a capacity, experts on several devices.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from minimind.model.config import ModelConfig
@@ -80,11 +81,14 @@ class Experts(nn.Module):
     def _mix(self, x_ND: Tensor, weights_NK: Tensor, chosen_NK: Tensor) -> Tensor:
         """The weighted sum of the chosen experts' outputs; assignments are sorted by expert."""
         order = chosen_NK.flatten().argsort(stable=True)
-        inputs_ND = x_ND.index_select(0, order // self.experts_per_token)
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        inputs_ND = _Sorted.apply(x_ND, order, back, self.experts_per_token)
         counts_E = (chosen_NK.flatten()[:, None] == torch.arange(len(self.experts), device=order.device)).sum(0)
         outputs_ND = self._grouped(inputs_ND, counts_E) if self._groups(x_ND) else self._one_by_one(inputs_ND, counts_E)
-        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        outputs_NKD = outputs_ND.index_select(0, back).view(*chosen_NK.shape, -1)
+        outputs_ND = _Sorted.apply(outputs_ND, back, order, 1)
+        if self.experts_per_token == 1:  # whose weight is 1
+            return outputs_ND
+        outputs_NKD = outputs_ND.view(*chosen_NK.shape, -1)
         return (outputs_NKD * weights_NK.to(outputs_ND.dtype).unsqueeze(-1)).sum(1)
 
     def _groups(self, x_ND: Tensor) -> bool:
@@ -113,6 +117,25 @@ class Experts(nn.Module):
             return F.grouped_mm(x_ND, weights_EFD.transpose(-2, -1), offs=ends_E)
 
         return product(F.silu(product(inputs_ND, "gate_proj")) * product(inputs_ND, "up_proj"), "down_proj")
+
+
+class _Sorted(torch.autograd.Function):
+    """Rows, each `copies` times, in the order of a permutation; its gradient gathers by the inverse."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, order: Tensor, back: Tensor, copies: int) -> Tensor:
+        ctx.save_for_backward(back)
+        ctx.copies = copies
+        return x_ND.index_select(0, order // copies if copies > 1 else order)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_ND: Tensor) -> tuple[Tensor, None, None, None]:
+        (back,) = ctx.saved_tensors
+        gradient_ND = gradient_ND.index_select(0, back)
+        if ctx.copies > 1:
+            gradient_ND = gradient_ND.unflatten(0, (-1, ctx.copies)).sum(1)
+        return gradient_ND, None, None, None
 
 
 def balance_loss(
