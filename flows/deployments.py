@@ -1,10 +1,17 @@
-"""Every flow as a deployment named `local`, served by this process (`python -m flows.deployments`)."""
+"""Every flow as a deployment named `local`, served by this process (`python -m flows.deployments`).
+
+`prefect.yaml` offers the same flows on a work pool. What the two must agree on is here; a test compares them.
+"""
 
 import asyncio
 import sys
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from prefect.flows import EntrypointType
+from prefect.client.schemas.objects import ConcurrencyLimitConfig
+from prefect.deployments.runner import RunnerDeployment
+from prefect.flows import EntrypointType, Flow
 from prefect.runner import Runner
 
 from flows.full_pipeline import full_pipeline
@@ -12,6 +19,25 @@ from flows.stages import ALL
 
 NAME = "local"
 AT_ONCE = 2  # runs side by side; trainings take turns anyway (a lock on the device)
+GROUPS = {
+    "data": ("ingest", "clean", "shard", "tokenizer", "tokens"),
+    "training": ("pretrain", "sft", "dpo", "lora", "distill"),
+    "finishing": ("evaluate", "publish"),
+}
+"""Tag → the stages that have it, beside `minimind`, which all have."""
+ONE_AT_A_TIME = ("data", "finishing")
+"""Groups whose stages run one at a time, because each takes every core; a second run waits.
+
+Not for their artifacts: two runs of a stage are safe, for the store's file locks let one of them build and the other
+reuse. Not for trainings, nor for the pipeline with its trainings: they take turns on devices by file locks, which the
+kernel frees when a holder dies. A limit in Prefect is a lease, and a run that cannot renew its lease is ended: a
+training must not end because a server was away.
+"""
+
+
+def served() -> list[RunnerDeployment]:
+    """A deployment for each flow."""
+    return [_deployment(flow) for flow in (full_pipeline, *ALL)]
 
 
 def names() -> list[str]:
@@ -19,24 +45,34 @@ def names() -> list[str]:
     return [f"{flow.name}/{NAME}" for flow in (full_pipeline, *ALL)]
 
 
+def group_of(flow_name: str) -> str | None:
+    """The group of a stage; None for the pipeline."""
+    return next((group for group, stages in GROUPS.items() if flow_name in stages), None)
+
+
 def serve_all(ready: Path) -> None:
     """Register the deployments, write `ready`, and run what is asked of them until stopped."""
     runner = Runner(name=NAME, limit=AT_ONCE, pause_on_shutdown=False)
-    for flow in (full_pipeline, *ALL):
-        runner.add_deployment(
-            flow.to_deployment(
-                name=NAME,
-                description=(flow.description or "").strip(),
-                tags=["minimind"],
-                # By module, not by file: a file entrypoint puts `flows/` first on sys.path.
-                entrypoint_type=EntrypointType.MODULE_PATH,
-            )
-        )
+    for deployment in served():
+        runner.add_deployment(deployment)
     ready.touch()
     try:
         asyncio.run(runner.start())
     except KeyboardInterrupt:
         return
+
+
+def _deployment(flow: Flow[Any, Any]) -> RunnerDeployment:
+    group = group_of(flow.name)
+    return flow.to_deployment(
+        name=NAME,
+        description=flow.description,
+        tags=["minimind", *([group] if group else [])],
+        version=metadata.version("minimind-pipeline"),
+        concurrency_limit=ConcurrencyLimitConfig(limit=1) if group in ONE_AT_A_TIME else None,
+        # By module, not by file: a file entrypoint puts `flows/` first on sys.path.
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
 
 
 if __name__ == "__main__":

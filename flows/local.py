@@ -38,10 +38,7 @@ def parameters_of(name: str) -> set[str]:
 
 def run(name: str, parameters: dict[str, Any], *, console: Console) -> str:
     """Run a flow to its end and give the registry URI of what it made. Raises StageError where a stage fails."""
-    from prefect.exceptions import ParameterTypeError, TerminationSignal
-
-    from tasks.display import Display
-    from tasks.pipeline import showing
+    from prefect.exceptions import ParameterTypeError
 
     flow = _find(name)
     try:
@@ -51,17 +48,33 @@ def run(name: str, parameters: dict[str, Any], *, console: Console) -> str:
     if name == FULL and not parameters.get("refresh") and (done := _all_there(parameters)):
         console.print(f"[green]✓[/green] all {len(done)} stages are there already; nothing to run", highlight=False)
         return _published(done[-1])
+    return to_the_end(flow, parameters, console=console)
+
+
+def to_the_end(flow: Any, parameters: dict[str, Any], *, console: Console) -> str:
+    """Run a flow in this process, with a Prefect server, and its progress on the console."""
+    from prefect.exceptions import TerminationSignal
+
+    from tasks.display import Display
+    from tasks.pipeline import showing
+    from tasks.running import PREFECT_FAILURES, heeding_cancellation, own_end, say_cancelled
+
     serve.stop_on_signals()
-    with serve.prefect_for_one_run(console), showing(Display(console)):
+    home = runtime.home()
+    with serve.prefect_for_one_run(console), heeding_cancellation(home), showing(Display(console)):
         try:
             return flow(**parameters)
         except MiniMindError:
             raise
-        except TerminationSignal:  # Prefect's own handler of SIGTERM was in place
+        except (KeyboardInterrupt, TerminationSignal):  # the latter where Prefect's own handler was in place
+            say_cancelled(home)
             raise KeyboardInterrupt from None
         except Exception as error:
+            if isinstance(error, PREFECT_FAILURES) and (done := own_end(home)):
+                console.print("[yellow]![/yellow] Prefect went away; it is told at the next start how this ended")
+                return next(reversed(done.versions.values()), "")
             hint = "MINIMIND_TRACEBACK=1 shows where"
-            raise StageError(f"{name} failed: {type(error).__name__}: {error} ({hint})") from error
+            raise StageError(f"{flow.name} failed: {type(error).__name__}: {error} ({hint})") from error
 
 
 def plan(name: str, parameters: dict[str, Any], *, console: Console, as_json: bool) -> None:
@@ -150,6 +163,20 @@ def find_model(model: str) -> Path:
     if not (artifact.dir / "model.safetensors").exists():
         raise ConfigError(f"{model} is a {artifact.kind}, not a model")
     return artifact.dir
+
+
+def promote(model: str) -> tuple[str | None, str]:
+    """Make a model the champion of its name; which version was it before, and which is it now."""
+    from tasks.tracking import CHAMPION, Tracker
+
+    artifact, tracker = open_artifact(find_model(model)), Tracker(runtime.home())
+    verify(artifact)
+    registration = tracker.registration(artifact)
+    if registration is None or registration.uri is None:
+        raise MissingError(f"{artifact.dir}: not in the registry at {tracker.uri}; `minimind sync` puts it there")
+    before = tracker.version_of(registration, CHAMPION)
+    tracker.set_alias(registration, CHAMPION)
+    return before, registration.uri
 
 
 def resolve(uri: str) -> Path:

@@ -27,6 +27,7 @@ MLFLOW_PORT = 5000
 UP_FILE = "up.address"  # in the store: where the Prefect server of `minimind up` listens
 HEALTH_SECONDS = 120.0  # a busy two-core machine needs 20 to 40
 GRACE_SECONDS = 15.0
+POLL_SECONDS = 2  # between two looks for runs that were asked for, or cancelled; Prefect's default is 10
 
 
 @dataclass
@@ -136,32 +137,41 @@ def start_prefect(home: Path, port: int) -> Server:
         "PREFECT_UI_API_URL": f"{address}/api",
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": address,
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        # Leases of concurrency limits. In memory, as by default, a slot is taken for ever once this server is killed.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }
     return _start("prefect", command, home, extra, is_healthy=lambda: _answers(f"{address}/api/health"))
 
 
 def start_mlflow(home: Path, port: int) -> Server:
     """Start the MLflow server on the store's database, or on the one `MLFLOW_TRACKING_URI` names."""
-    from tasks.runs import create_database, default_tracking_uri
+    from tasks.runs import create_database, default_tracking_uri, sqlite_uri, without_password
 
     uri = default_tracking_uri(home)
     if uri.startswith("http"):
         raise ConfigError(
-            f"MLFLOW_TRACKING_URI names the server {uri}; its page is there: unset it, or do without ours"
+            f"MLFLOW_TRACKING_URI names the server {without_password(uri)}; its page is there: unset it, or do without "
+            "ours"
         )
-    create_database(home)
+    if uri == sqlite_uri(home):
+        create_database(home)
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", uri, "--default-artifact-root", (home / "mlartifacts").as_uri()]
-    return _start("mlflow", command, home, {}, is_healthy=lambda: _answers(f"http://{HOST}:{port}/health"))
+    command += ["--default-artifact-root", (home / "mlartifacts").as_uri()]
+    backend = {"MLFLOW_BACKEND_STORE_URI": uri}  # it may hold a password, which everybody reads on a command line
+    return _start("mlflow", command, home, backend, is_healthy=lambda: _answers(f"http://{HOST}:{port}/health"))
 
 
 def start_deployments(home: Path, prefect_port: int, mlflow_port: int) -> Server:
     """Start the process that serves every flow as a deployment named `local`."""
+    from tasks import retries
+
     extra = {
         "PREFECT_API_URL": f"http://{HOST}:{prefect_port}/api",
         "PREFECT_UI_URL": f"http://{HOST}:{prefect_port}",
         "MINIMIND_MLFLOW_URL": f"http://{HOST}:{mlflow_port}",
         "MINIMIND_PREFECT_CONSOLE": "INFO",
+        retries.VARIABLE: os.environ.get(retries.VARIABLE, "1"),  # nobody may be looking
+        "PREFECT_RUNNER_POLL_FREQUENCY": str(POLL_SECONDS),
     }
     ready = home / "logs" / "deployments.ready"
     ready.unlink(missing_ok=True)

@@ -7,6 +7,7 @@
     ├── ArtifactError  (OSError)            an artifact is damaged or of another format
     ├── ServiceError   (ConnectionError)    a server that was needed does not answer
     └── StageError     (RuntimeError)       a stage failed while it ran; carries the last log lines
+        └── LostProcessError                a process of it was lost to a signal: another try may do better
 
 Each is also the standard error it refines, so `except ValueError` keeps working. The command
 line prints the message on one line without a traceback; `exit_code` says how it ends.
@@ -46,3 +47,7 @@ class StageError(MiniMindError, RuntimeError):
     """A stage failed while it ran."""
 
     exit_code = 1
+
+
+class LostProcessError(StageError):
+    """A process of a stage was lost to a signal that nobody here sent."""

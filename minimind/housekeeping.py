@@ -92,18 +92,17 @@ def plan_removal(store: Store, aliased: Mapping[str, str], *, unfinished_days: f
 
 
 def remove(store: Store, leftovers: Iterable[Leftover]) -> Iterator[Leftover]:
-    """Remove one after the other, and give each that is gone. Raises ArtifactError where a pipeline runs."""
-    with store.alone():
-        for leftover in leftovers:
-            path = store.root / leftover.path
-            if path.is_dir():
-                trash = path if path.suffix == TRASH_SUFFIX else path.with_name(f".{path.name}{TRASH_SUFFIX}")
-                if trash != path:
-                    path.rename(trash)
-                shutil.rmtree(trash)
-            else:
-                path.unlink(missing_ok=True)
-            yield leftover
+    """Remove one after the other, and give each that is gone. Plan and remove inside one `store.alone()`."""
+    for leftover in leftovers:
+        path = store.root / leftover.path
+        if path.is_dir():
+            trash = path if path.suffix == TRASH_SUFFIX else path.with_name(f".{path.name}{TRASH_SUFFIX}")
+            if trash != path:
+                path.rename(trash)
+            shutil.rmtree(trash)
+        else:
+            path.unlink(missing_ok=True)
+        yield leftover
 
 
 def _directories(store: Store) -> list[Path]:

@@ -3,7 +3,8 @@
 Not here: the registry (`models:/…` is resolved by `flows.local`), rows and steps (`minimind.tokens.trace`).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,28 @@ def ancestors(artifact: Artifact) -> dict[str, Artifact]:
                 known[fingerprint] = found
                 waiting.append(found)
     return known
+
+
+def in_order(artifacts: Iterable[Artifact]) -> list[Artifact]:
+    """The artifacts, each behind those of them that it was made of."""
+    known = {artifact.fingerprint: artifact for artifact in artifacts}
+    order = TopologicalSorter({name: one.manifest.parents.values() for name, one in known.items()}).static_order()
+    return [known[fingerprint] for fingerprint in order if fingerprint in known]
+
+
+def by_age(artifacts: Iterable[Artifact]) -> list[Artifact]:
+    """The artifacts, the oldest first; of those of one second the one first whose manifest was written first."""
+    return sorted(artifacts, key=lambda one: (one.manifest.created_at, (one.dir / MANIFEST_FILE).stat().st_mtime_ns))
+
+
+def descendants(artifacts: Iterable[Artifact], roots: Collection[str]) -> list[Artifact]:
+    """Those of the artifacts that were made of one of `roots`, given by fingerprint, or are one; in order."""
+    reached, found = set(roots), []
+    for artifact in in_order(artifacts):
+        if artifact.fingerprint in reached or not reached.isdisjoint(artifact.manifest.parents.values()):
+            reached.add(artifact.fingerprint)
+            found.append(artifact)
+    return found
 
 
 class Node(Config):
@@ -210,7 +233,7 @@ def _enclosing(path: Path) -> Artifact:
 
 def _newest(name: str, store: Store, kinds: Sequence[str]) -> Artifact:
     called: dict[str, Artifact] = {}
-    for artifact in _by_age(store.all()):
+    for artifact in by_age(store.all()):
         if not kinds or artifact.kind in kinds:
             called |= dict.fromkeys(_names(artifact), artifact)
     if name not in called:
@@ -228,7 +251,3 @@ def _names(artifact: Artifact) -> set[str]:
     if alias := aliases.get(artifact.kind):
         names |= {name.replace(artifact.kind, alias, 1) for name in names if name.startswith(artifact.kind)}
     return names
-
-
-def _by_age(artifacts: Iterable[Artifact]) -> list[Artifact]:
-    return sorted(artifacts, key=lambda artifact: artifact.manifest.created_at)

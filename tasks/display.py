@@ -49,6 +49,10 @@ class Display:
         if self._progress:
             self._progress.stop()
 
+    def heading(self, words: str) -> None:
+        """What the stages that follow belong to."""
+        self._say(f"\n[bold]{words}[/bold]")
+
     def started(self, label: str) -> None:
         """A stage begins; what it will do is not known yet."""
         self._latest[label] = {}

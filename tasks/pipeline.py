@@ -1,9 +1,11 @@
 """What surrounds the stages of a flow: recipe and data loaded, a parent run in MLflow, an honest end."""
 
 import logging
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 from prefect.context import FlowRunContext
 
@@ -13,13 +15,29 @@ from minimind.data.spec import load_spec
 from minimind.errors import ServiceError
 from minimind.recipe import load_recipe
 from tasks.display import Display
+from tasks.running import Status, note_end, note_run, settle
 from tasks.stage import Pipeline, Step, prefect_link
 from tasks.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
+RUNNER_VARIABLE = "PREFECT__FLOW_RUN_ID"
+"""Set in a process that a runner or a worker started for a flow run."""
+
 _planned: ContextVar[list[Step] | None] = ContextVar("planned", default=None)
 _display: ContextVar[Display | None] = ContextVar("display", default=None)
+_part: ContextVar["_Part | None"] = ContextVar("part", default=None)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What the runs of flows belong to that are called inside `part_of`."""
+
+    whole: Pipeline
+    title: str
+    context: Mapping[str, str]
+    params: Mapping[str, str]
+    runs: list[Pipeline] = field(default_factory=list)
 
 
 @contextmanager
@@ -50,11 +68,17 @@ def pipeline(
         run.steps = planned
         yield run
         return
+    if RUNNER_VARIABLE in os.environ:
+        runtime.end_with_parent()  # a runner or worker that is killed takes its flow runs with it
     with run.store.in_use():
         run.tracker = _connect(run)
         run.context = _context(run)
-        _open(run)
-        status = "KILLED"
+        if part := _part.get():
+            part.runs.append(run)
+            run.context |= part.context
+        _open(run, part)
+        note = note_run(home, tracking_uri=run.tracker and run.tracker.uri, mlflow_run=run.run_id)
+        status: Status = "KILLED"
         try:
             yield run
             status = "FINISHED"
@@ -62,7 +86,7 @@ def pipeline(
             status = "FAILED"
             raise
         finally:
-            _close(run, status)
+            note_end(home, note, status, _versions(run), run.tracker)
 
 
 @contextmanager
@@ -87,14 +111,32 @@ def showing(display: Display) -> Iterator[Display]:
         _display.reset(token)
 
 
-def _connect(run: Pipeline) -> Tracker | None:
+@contextmanager
+def part_of(
+    whole: Pipeline, *, title: str, context: Mapping[str, str], params: Mapping[str, str]
+) -> Iterator[list[Pipeline]]:
+    """Inside, a flow's run is a part of `whole`: below its run in MLflow, named `title`. The list gets the runs."""
+    part = _Part(whole, title, context, params)
+    token = _part.set(part)
     try:
-        tracker = Tracker(run.store.root.parent)
-        if reaped := tracker.reap():
-            run.display.warn(f"{reaped} MLflow run(s) of a killed process were still RUNNING; they are KILLED now")
+        yield part.runs
+    finally:
+        _part.reset(token)
+
+
+def _connect(run: Pipeline) -> Tracker | None:
+    home = run.store.root.parent
+    try:
+        tracker = Tracker(home)
+        ended = settle(home, tracker) + tracker.reap()
+        missed = tracker.sync(run.store, noted_only=True)
     except ServiceError as error:
-        run.display.warn(f"{error}. Training goes on; `minimind sync` delivers what it misses")
+        run.display.warn(f"{error}. Training goes on; MLflow is told at the next start, or by `minimind sync`")
         return None
+    if ended:
+        run.display.warn(f"{ended} run(s) of a killed process said that they were still running; not any more")
+    if missed:
+        run.display.warn(f"MLflow was told of {len(missed)} artifact(s) that it had missed")
     return tracker
 
 
@@ -110,26 +152,23 @@ def _context(run: Pipeline) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
-def _open(run: Pipeline) -> None:
+def _open(run: Pipeline, part: _Part | None) -> None:
     if not run.tracker:
         return
     title = f"{run.name} {run.recipe.name}"
     if context := FlowRunContext.get():
         title = f"{title} {context.flow_run.name}" if context.flow_run else title
     try:
-        run.run_id = run.tracker.begin(title, tags=run.context)
+        run.run_id = run.tracker.begin(
+            part.title if part else title, tags=run.context, parent=part.whole.run_id if part else None
+        )
+        run.tracker.log_params(run.run_id, part.params if part else {})
     except run.tracker.failures as error:
         logger.warning("no parent run in MLflow: %s", error)
 
 
-def _close(run: Pipeline, status: str) -> None:
-    """Say in the parent run which version every stage gave, and end it."""
-    if not (run.tracker and run.run_id):
-        return
-    try:
-        for step in run.steps:
-            words = f"{step.uri or step.parts.fingerprint()}{' (reused)' if step.reused else ''}"
-            run.tracker.client.log_param(run.run_id, f"stage.{step.label}", words)
-        run.tracker.end(run.run_id, status)
-    except run.tracker.failures as error:
-        logger.warning("the parent run in MLflow was not closed: %s", error)
+def _versions(run: Pipeline) -> dict[str, str]:
+    """Stage → the version that it gave."""
+    return {
+        step.label: f"{step.uri or step.parts.fingerprint()}{' (reused)' if step.reused else ''}" for step in run.steps
+    }

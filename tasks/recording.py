@@ -26,6 +26,7 @@ from minimind.tokens.microscope_page import first_steps_page
 from minimind.tokens.trainings import TRAININGS
 from minimind.train.history import training_to_come
 from tasks.follow import Follower
+from tasks.running import PREFECT_FAILURES
 from tasks.tracking import Registration, Tracker
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ class Recording:
             run_id = self._run_id
             sinks["MLflow"] = lambda events: tracker.log_steps(run_id, events)
         if FlowRunContext.get():
-            sinks["Prefect"] = _prefect_sink(self._label)
+            with telling_prefect(pipeline, f"the progress of {self._label}"):
+                sinks["Prefect"] = _prefect_sink(self._label)
         self._follower = Follower(scratch, sinks, skip_to_step=delivered).__enter__()
 
     def record(self, artifact: Artifact) -> Registration | None:
@@ -93,7 +95,7 @@ class Recording:
             return None
         self._pipeline.store.scratch(artifact.kind, artifact.fingerprint).with_suffix(".run").unlink(missing_ok=True)
         done = tracker.registration(artifact)
-        if done and not self._run_id:
+        if done and self._run_id in (None, done.run_id):  # another start of a flow may have sent it
             return done
         with self._tolerant(f"does not know {self._label} yet; `minimind sync` sends it later"):
             return tracker.record(artifact, run_id=self._run_id, parent=self._pipeline.run_id)
@@ -117,7 +119,8 @@ class Recording:
             return
         with self._tolerant("could not take the page of the first steps"):
             tracker.log_page(run_id, page, FIRST_STEPS_FILE)
-            if FlowRunContext.get():
+        if FlowRunContext.get():
+            with telling_prefect(self._pipeline, "the first steps"):
                 create_link_artifact(
                     link=tracker.links.page(tracker.experiment_id, run_id, FIRST_STEPS_FILE),
                     link_text=FIRST_STEPS_FILE,
@@ -132,6 +135,25 @@ class Recording:
             yield
         except failures as error:
             self._pipeline.display.warn(f"MLflow {words} ({one_line(error)})")
+
+
+@contextmanager
+def telling_prefect(pipeline: "Pipeline", what: str) -> Iterator[None]:
+    """Inside, a Prefect server that does not answer costs a warning and no more."""
+    try:
+        yield
+    except PREFECT_FAILURES as error:
+        pipeline.display.warn(f"Prefect was not told of {what} ({one_line(error)})")
+
+
+@contextmanager
+def telling_mlflow(pipeline: "Pipeline", what: str) -> Iterator[None]:
+    """Inside, a tracking server that does not answer costs a warning and no more."""
+    failures = pipeline.tracker.failures if pipeline.tracker else ()
+    try:
+        yield
+    except failures as error:
+        pipeline.display.warn(f"MLflow was not told of {what} ({one_line(error)})")
 
 
 def show_in_prefect(artifact: Artifact, registration: Registration | None, pipeline: "Pipeline", label: str) -> None:

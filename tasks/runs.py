@@ -6,6 +6,7 @@ modules import MLflow.
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,7 +27,17 @@ METRICS_A_CALL = 1000  # MLflow's own limit for one log_batch
 
 def default_tracking_uri(home: Path) -> str:
     """`MLFLOW_TRACKING_URI`, else a SQLite file in the store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(home)
+
+
+def sqlite_uri(home: Path) -> str:
+    """The SQLite file in the store."""
+    return f"sqlite:///{home / 'mlflow.db'}"
+
+
+def without_password(uri: str) -> str:
+    """A URL as it may be shown and written down."""
+    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1@", uri)
 
 
 def create_database(home: Path) -> None:
@@ -71,7 +82,8 @@ class Runs:
     def __init__(self, home: Path, uri: str | None = None) -> None:
         """Connect, and create the SQLite database and the experiment where they are not there. Raises ServiceError."""
         self.home = home
-        self.uri = uri or default_tracking_uri(home)
+        given = uri or default_tracking_uri(home)
+        self.uri = without_password(given)
         # A dead server must cost seconds: by default a call blocks for four minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -80,9 +92,9 @@ class Runs:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        if self.uri == f"sqlite:///{home / 'mlflow.db'}":
+        if self.uri == sqlite_uri(home):
             create_database(home)
-        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_tracking_uri(given)
         self.client = MlflowClient()
         self.failures: tuple[type[BaseException], ...] = (MlflowException, OSError)
         self.links = Links(
@@ -95,19 +107,36 @@ class Runs:
 
     def begin(self, name: str, *, tags: Mapping[str, str], parent: str | None = None) -> str:
         """Start a run and give its id."""
-        own = _owner() | ({"mlflow.parentRunId": parent} if parent else {})
+        own = owner() | ({"mlflow.parentRunId": parent} if parent else {})
         run = self.client.create_run(self.experiment_id, run_name=name, tags={**clean_tags(tags), **own})
         return run.info.run_id
 
     def resume(self, run_id: str) -> None:
         """Go on with a run that an interrupted process left; it is this process's now."""
         self.client.update_run(run_id, status="RUNNING")
-        for name, value in _owner().items():
+        for name, value in owner().items():
             self.client.set_tag(run_id, name, value)
 
     def end(self, run_id: str, status: str) -> None:
         """Close a run: FINISHED, FAILED or KILLED."""
         self.client.set_terminated(run_id, status)
+
+    def close(self, run_id: str, status: str, versions: Mapping[str, str]) -> bool:
+        """End the run of a flow, with what its stages gave, unless it has ended; says whether it had not."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        if run.info.status not in ("RUNNING", "SCHEDULED"):
+            return False
+        for stage, version in versions.items():
+            self.client.log_param(run_id, f"stage.{stage}", version)
+        self.end(run_id, status)
+        return True
 
     def log_steps(self, run_id: str, events: Iterable[Event]) -> None:
         """Write the figures of `events` as metrics, with the time each was made."""
@@ -126,19 +155,34 @@ class Runs:
         """Put a page among the files of a run."""
         self.client.log_text(run_id, html, name)
 
+    def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        """Write the settings of a run; MLflow takes each once."""
+        for name, value in params.items():
+            self.client.log_param(run_id, name, value[:6000])
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Write figures that have no course."""
+        for name, value in metrics.items():
+            self.client.log_metric(run_id, name, value)
+
+    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run; empty ones are left out."""
+        for name, value in clean_tags(tags).items():
+            self.client.set_tag(run_id, name, value)
+
+    def log_files(self, run_id: str, directory: Path) -> None:
+        """Put all files of a directory among those of a run."""
+        self.client.log_artifacts(run_id, str(directory))
+
     def last_step(self, run_id: str) -> int:
         """The last training step whose loss this run has; -1 for none."""
         return max((metric.step for metric in self.client.get_metric_history(run_id, "loss")), default=-1)
 
     def reap(self) -> int:
         """End the runs that a killed process of this machine left RUNNING; says how many."""
-        alive = {f"{p.pid}@{p.info['create_time']:.2f}" for p in psutil.process_iter(["create_time"])}
         here = f"attributes.status = 'RUNNING' and tags.host = '{runtime.host()['name']}'"
-        dead = [
-            run
-            for run in self.client.search_runs([self.experiment_id], here)
-            if run.data.tags.get("process") not in alive
-        ]
+        running = self.client.search_runs([self.experiment_id], here)
+        dead = [run for run in running if not is_alive(run.data.tags.get("process", ""))]
         for run in dead:
             self.client.set_tag(run.info.run_id, "ended_by", "the next start: its process was gone")
             self.end(run.info.run_id, "KILLED")
@@ -190,10 +234,20 @@ class Runs:
         self.log_steps(run_id, missing)
 
 
-def _owner() -> dict[str, str]:
-    """Tags by which a later start can see that the process behind a run is gone."""
+def owner() -> dict[str, str]:
+    """By what a later start can see whether this process is gone: a pid alone is given again."""
     process = psutil.Process()
     return {"host": runtime.host()["name"], "process": f"{process.pid}@{process.create_time():.2f}"}
+
+
+def is_alive(process: str) -> bool:
+    """Whether a process of this machine, `pid@time of its start`, is there."""
+    pid, _, started = process.partition("@")
+    try:
+        found = psutil.Process(int(pid))
+        return f"{found.create_time():.2f}" == started and found.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, ValueError):
+        return False
 
 
 def clean_tags(tags: Mapping[str, Any]) -> dict[str, str]:

@@ -7,13 +7,13 @@ only *plans* walks the same flow and runs nothing.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+import xxhash
 from prefect import get_run_logger, task
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
@@ -29,13 +29,18 @@ from minimind.recipe import Recipe
 from minimind.stage import Stage, build
 from minimind.train.config import TrainConfig
 from minimind.train.forecast import find as find_forecast
+from minimind.train.slots import slot
 from minimind.workers import mapping
 from tasks.display import Display
 from tasks.pieces import on_task_runner
-from tasks.recording import Recording, one_line, show_in_prefect
-from tasks.tracking import CHAMPION, Tracker, noted
+from tasks.recording import Recording, one_line, show_in_prefect, telling_prefect
+from tasks.retries import PAUSES_SECONDS, may_pass, pause_before_retry, retries
+from tasks.tracking import CANDIDATE, CHAMPION, Tracker, noted, registered_as
 
 logger = logging.getLogger(__name__)
+
+STARTS = {"sft": "pretrain", "dpo": "sft", "lora": "sft", "distill": "pretrain"}
+"""Training stage → the one whose model it starts from."""
 
 
 @dataclass(frozen=True)
@@ -99,19 +104,20 @@ class Pipeline:
             )
         return found
 
-    def trains(self, stage: str) -> bool:
+    def trains(self, stage: str, kinds: Collection[str]) -> bool:
         """Whether the recipe asks for a training stage; one that lacks its rows is skipped with a warning."""
-        if getattr(self.recipe, stage) is None:
+        section = getattr(self.recipe, stage)
+        if section is None:
             return False
-        needed = {"chat", "preference"} if stage == "dpo" else {"chat"}
-        missing = sorted(needed - set(self.kinds))
-        if self.recipe.sft is None and stage != "sft":
-            self.display.warn(f"{stage} is skipped: it starts from sft, and recipe {self.recipe.name} has no [sft]")
-            return False
-        if missing:
+        start = STARTS.get(stage)
+        if start and getattr(self.recipe, start) is None:
             self.display.warn(
-                f"{stage} is skipped: data spec {self.spec.name} has no rows of kind {', '.join(missing)}"
+                f"{stage} is skipped: it starts from {start}, and recipe {self.recipe.name} has no [{start}]"
             )
+            return False
+        before = getattr(self.recipe, start).own_rows if start else section.own_rows
+        if missing := sorted({section.own_rows, before} - {*kinds}):
+            self.display.warn(f"{stage} is skipped: there are no rows of kind {', '.join(missing)}")
         return not missing
 
     def uri_of(self, artifact: Artifact) -> str:
@@ -134,15 +140,27 @@ class Pipeline:
         """The artifact a registry URI or directory names, for a stage that is run alone."""
         if not uri.startswith("models:/"):
             return open_artifact(Path(uri).expanduser().resolve())
-        if self.planning:
-            self.tracker = self.tracker or Tracker(self.store.root.parent)
-        if self.tracker is None:
-            raise ServiceError(f"{uri}: the registry does not answer; give the artifact's directory instead")
-        return self.tracker.resolve(uri, self.store)
+        return self._registry(uri).resolve(uri, self.store)
+
+    def newest(self, label: str) -> Artifact | None:
+        """The newest artifact in the registry of those with this label; None where there is none."""
+        name = registered_as(label)
+        return self.take(f"models:/{name}@{CANDIDATE}") if name in self.registered_names() else None
+
+    def registered_names(self) -> set[str]:
+        """The names in the registry. Raises ServiceError where it does not answer."""
+        return self._registry("the newest artifacts").registered_names()
 
     def parent(self, artifact: Artifact, stage: str, name: str) -> Artifact:
         """The artifact of `stage` that `artifact` read as its input `name`."""
         return open_artifact(self.store.path(stage, artifact.manifest.parents[name]))
+
+    def _registry(self, wanted: str) -> Tracker:
+        if self.planning:
+            self.tracker = self.tracker or Tracker(self.store.root.parent)
+        if self.tracker is None:
+            raise ServiceError(f"{wanted}: the registry does not answer; give an artifact's directory instead")
+        return self.tracker
 
     def _plan(self, parts: Parts, config: Config, inputs: Inputs, *, reused: bool, problem: str) -> Step:
         """What would be done for a stage, of what, and for how long. No server is asked."""
@@ -178,12 +196,16 @@ class Pipeline:
         """Through Prefect: its cache answers only while the sealed artifact is whole and recorded."""
         work = _Here(lambda: _build_and_record(self, stage, config, inputs, label))
         known = whole and not self.refresh and self._is_recorded(stage.name, fingerprint)
-        key = f"{stage.name}-{fingerprint}-{self.tracker.uri if self.tracker else 'untracked'}"
+        place = self.tracker.uri if self.tracker else "untracked"
+        key = f"{stage.name}-{fingerprint}-{xxhash.xxh3_64_hexdigest(place.encode())}"  # it becomes a file's name
         wrapped = _stage_task.with_options(
             name=stage.name,
             task_run_name=label,
             cache_key_fn=lambda *_: key,
             refresh_cache=not known,
+            retries=retries(),
+            retry_delay_seconds=list(PAUSES_SECONDS),
+            retry_condition_fn=may_pass,
         )
         ran: list[bool] = []
         uri = wrapped(work=work, ran=ran)
@@ -245,7 +267,7 @@ def _build_and_record(pipeline: Pipeline, stage: Stage[Any], config: Config, inp
     context = dict(pipeline.context)
     tracked = Recording(pipeline, label, stage, context, config=config, inputs=inputs)
     try:
-        with _device_slot(pipeline, stage), tracked.following(), _piece_mapping():
+        with _device_slot(pipeline, config, label), tracked.following(), _piece_mapping():
             artifact, reused = build(
                 stage,
                 config,
@@ -257,6 +279,8 @@ def _build_and_record(pipeline: Pipeline, stage: Stage[Any], config: Config, inp
             )
     except BaseException as error:
         tracked.failed(error)
+        if (pause := pause_before_retry(error)) is not None:
+            pipeline.display.warn(f"{label}: {one_line(error)}; it is tried again in {pause:.0f} s")
         raise
     registration = tracked.record(artifact)
     uri = registration.uri if registration else None
@@ -264,14 +288,16 @@ def _build_and_record(pipeline: Pipeline, stage: Stage[Any], config: Config, inp
     pipeline.display.finished(label, f"{words}  {uri or artifact.fingerprint}")
     if not reused and stage.name != "publish":  # which repeats, in its report card, what was said before
         pipeline.display.warnings(label, artifact.summary().warnings)
-    show_in_prefect(artifact, registration, pipeline, label)
+    with telling_prefect(pipeline, f"the figures of {label}"):
+        show_in_prefect(artifact, registration, pipeline, label)
     return uri
 
 
-def _device_slot(pipeline: Pipeline, stage: Stage[Any]) -> Any:
-    """Trainings take turns on a machine. A file lock, because the kernel frees it when its holder is killed."""
-    pipeline.store.root.mkdir(parents=True, exist_ok=True)
-    return FileLock(pipeline.store.root / ".accelerator.lock") if stage.launches else nullcontext()
+def _device_slot(pipeline: Pipeline, config: Config, label: str) -> Any:
+    """Trainings take turns on a device."""
+    if not isinstance(config, TrainConfig):
+        return nullcontext()
+    return slot(config, pipeline.store.root, waiting=lambda words: pipeline.display.warn(f"{label}: {words}"))
 
 
 def _piece_mapping() -> Any:

@@ -56,11 +56,11 @@ class Registration(Config):
         return f"models:/{self.name}/{self.version}" if self.name else None
 
 
-def registry_name(artifact: Artifact) -> str | None:
-    """`minimind-corpus`, `minimind-tokens-chat`, `minimind-sft`, …; None where a stage has no entry."""
-    name = REGISTRY_NAMES.get(artifact.kind)
-    rows = artifact.manifest.parts.config.get("rows")
-    return name and f"minimind-{name}" + (f"-{rows}" if rows not in (None, "pretrain") else "")
+def registered_as(label: str) -> str | None:
+    """Label → name in the registry: `minimind-corpus`, `minimind-tokens-chat`; None where a stage has no entry."""
+    stage, _, rows = label.partition("-")
+    name = REGISTRY_NAMES.get(stage)
+    return name and f"minimind-{name}" + (f"-{rows}" if rows not in ("", "pretrain") else "")
 
 
 def noted(home: Path, kind: str, fingerprint: str) -> Registration | None:
@@ -97,8 +97,8 @@ class Tracker(Runs):
 
     def registration(self, artifact: Artifact) -> Registration | None:
         """What `record` noted for this artifact and this server; None where it was not recorded."""
-        found = noted(self.home, artifact.kind, artifact.fingerprint)
-        return found if found and found.tracking_uri == self.uri and self._has_run(found.run_id) else None
+        found = self._noted_here(artifact)
+        return found if found and self._has_run(found.run_id) else None
 
     def resolve(self, uri: str, store: Store) -> Artifact:
         """The artifact behind `models:/<name>/<version>` or `models:/<name>@<alias>`, its bytes proven.
@@ -116,12 +116,16 @@ class Tracker(Runs):
             found = None
         return found or self._fetch(version, store, stage, fingerprint)
 
-    def sync(self, store: Store) -> list[Registration]:
-        """Record every sealed artifact that this server does not know yet, parents first."""
-        missing = {a.fingerprint: a for a in store.all() if self.registration(a) is None}
+    def sync(self, store: Store, *, noted_only: bool = False) -> list[Registration]:
+        """Record every sealed artifact that this server does not know yet, parents first.
+
+        `noted_only` believes what the store noted, and asks the server nothing.
+        """
+        known = self._noted_here if noted_only else self.registration
+        missing = {a.fingerprint: a for a in store.all() if known(a) is None}
         order = TopologicalSorter({name: set(a.manifest.parents.values()) for name, a in missing.items()})
-        known = (missing[name] for name in order.static_order() if name in missing)
-        return [self.record(artifact, run_id=self._known_run(artifact)) for artifact in known]
+        in_order = (missing[name] for name in order.static_order() if name in missing)
+        return [self.record(artifact, run_id=self._known_run(artifact)) for artifact in in_order]
 
     def _log_payload(self, artifact: Artifact, run_id: str) -> None:
         """Parameters, figures, the steps still missing, and the small files of an artifact."""
@@ -178,7 +182,7 @@ class Tracker(Runs):
         from mlflow.entities import LoggedModelOutput
         from mlflow.exceptions import MlflowException
 
-        name = registry_name(artifact)
+        name = registered_as(artifact.label)
         if name is None:
             return Registration(tracking_uri=self.uri, run_id=run_id)
         tags = clean_tags(
@@ -232,6 +236,28 @@ class Tracker(Runs):
         """Point `models:/<name>@<alias>` at a registered version."""
         self.client.set_registered_model_alias(registration.name, alias, str(registration.version))
 
+    def version_of(self, registration: Registration, alias: str) -> str | None:
+        """The URI of the version that an alias of a registered model points at; None where it points at none."""
+        aliases = self.client.get_registered_model(registration.name).aliases
+        return f"models:/{registration.name}/{aliases[alias]}" if alias in aliases else None
+
+    def alias_of(self, name: str, alias: str) -> str | None:
+        """The URI of the version an alias of a name points at; None where the name or the alias is not there."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            aliases = self.client.get_registered_model(name).aliases
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return f"models:/{name}/{aliases[alias]}" if alias in aliases else None
+
+    def point_alias(self, alias: str, uri: str) -> None:
+        """Point `models:/<name>@<alias>` at `models:/<name>/<version>`."""
+        name, _, wanted = alias.removeprefix("models:/").partition("@")
+        self.client.set_registered_model_alias(name, wanted, uri.rpartition("/")[2])
+
     def _version(self, uri: str) -> Any:
         from mlflow.exceptions import MlflowException
 
@@ -257,6 +283,10 @@ class Tracker(Runs):
             verify(open_artifact(scratch))
             store.place(scratch, store.path(stage, fingerprint))
         return open_artifact(store.path(stage, fingerprint))
+
+    def _noted_here(self, artifact: Artifact) -> Registration | None:
+        found = noted(self.home, artifact.kind, artifact.fingerprint)
+        return found if found and found.tracking_uri == self.uri else None
 
     def _has_run(self, run_id: str) -> bool:
         """Whether the server has a run; one that does not answer is believed to."""

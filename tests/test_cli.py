@@ -60,6 +60,8 @@ def test_every_command_has_help_with_an_example(command: str):
         (["run", "tokenizer", "--data", "pydocs"], "`minimind run shard --data …` makes its corpus the newest"),
         (["run", "ingest", "-p", "kind=talk"], "kind"),
         (["run", "clean", "-p", "kind"], "write it as name=value"),
+        (["sweep", "sft", "-o", "sft.lr=1e-4"], "nothing to compare"),
+        (["sweep", "tokens", "-o", "sft.lr=1,2"], "a training can, or full-pipeline"),
         (["chat", "dppo"], "did you mean `dpo`"),
         (["chat", "dpo"], "not in the registry"),
         (["chat", "--top-p", "7"], "top_p"),

@@ -286,9 +286,9 @@ def test_every_rule_is_explained_and_has_its_place() -> None:
     """A new rule without a line in the report fails here."""
     rules = {*RULES, "duplicates", "near_duplicates"}
     assert rules <= set(CleanRules.model_fields)
-    assert set(ABOUT) == {"check", *rules}
-    order = sorted(["unheard_of", "near_duplicates", "duplicates", *RULES, "check"], key=rule_order)
-    assert order == ["check", *RULES, "duplicates", "near_duplicates", "unheard_of"]
+    assert set(ABOUT) == {"check", *rules, "forget"}
+    order = sorted(["unheard_of", "forget", "near_duplicates", "duplicates", *RULES, "check"], key=rule_order)
+    assert order == ["check", *RULES, "duplicates", "near_duplicates", "forget", "unheard_of"]
     assert sorted(["duplicates", "check", *RULES], key=cleaning_order) == [*RULES, "check", "duplicates"]
 
 

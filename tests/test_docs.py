@@ -35,6 +35,7 @@ from minimind.model.config import PRESETS, ModelConfig, count_active_parameters,
 from minimind.model.transformer import Transformer
 from minimind.recipe import DistillSection, Recipe, TokensSection
 from minimind.stage import build
+from minimind.sweep.comparison import Comparison
 from minimind.tokens.token_set import TokenSet, TokensInfo
 from minimind.tokens.tokenizer_training import TokenizerConfig
 from minimind.train import preference_losses
@@ -70,6 +71,7 @@ FILES: dict[type[Config], tuple[str, ...]] = {
     Forecast: ("Estimates",),
     Evaluation: ("evaluation.json",),
     Report: ("report.json", "evaluation.json"),
+    Comparison: ("Sweeps",),
     Registration: ("Registry notes",),
 }
 """What is in a file → where in docs/formats.md its fields are."""

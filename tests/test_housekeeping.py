@@ -94,10 +94,11 @@ def test_nothing_goes_while_a_pipeline_runs_and_a_killed_one_holds_nothing(chain
     plan = plan_removal(chain.store, {})
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as held:
         assert held.stdout is not None and held.stdout.readline() == "held\n"
-        with chain.store.in_use(), pytest.raises(ArtifactError, match="a pipeline runs on this store"):
-            list(remove(chain.store, plan.leftovers))
+        with pytest.raises(ArtifactError, match="a pipeline runs on this store"), chain.store.alone():
+            raise AssertionError
         held.send_signal(signal.SIGKILL)
-    assert len(list(remove(chain.store, plan.leftovers))) == len(plan.leftovers) == 9
+    with chain.store.alone():
+        assert len(list(remove(chain.store, plan.leftovers))) == len(plan.leftovers) == 9
 
 
 def test_a_removal_that_is_killed_leaves_no_half_artifact(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:

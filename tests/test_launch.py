@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from training_parts import TINY
 
 from minimind.artifact import Artifact, Store
 from minimind.data.documents import RowKind
-from minimind.errors import ConfigError, DataError, StageError
+from minimind.errors import ConfigError, DataError, LostProcessError, StageError
 from minimind.runtime import cpu_count
 from minimind.stage import build
 from minimind.train import launch
@@ -111,9 +112,63 @@ def test_a_users_mistake_keeps_its_kind_and_has_no_traceback(error: Exception, t
 def test_a_rank_that_left_no_note_is_explained_by_the_log(tmp_path: Path) -> None:
     """Killed for memory, or a fault in native code: the last forty lines are all there is."""
     (tmp_path / launch.LOG_FILE).write_text("\n".join(f"line {n}" for n in range(100)))
-    message = str(launch._error_of(run_in(tmp_path), -9))
+    error = launch._error_of(run_in(tmp_path), -9)
+    assert type(error) is LostProcessError
+    assert type(launch._error_of(run_in(tmp_path), 1)) is StageError
+    message = str(error)
     assert message.startswith("sft: training ended with exit code -9; its last lines:\nline 60\n")
     assert message.endswith("line 99")
+
+
+TORCHRUN_SAYS = """
+W1122 14:24:41.671000 23564 torch/distributed/elastic/api.py:1028] Sending process 84 closing signal SIGTERM
+E1122 14:24:41.704000 23564 torch/distributed/elastic/api.py:1002] failed (exitcode: -9) local_rank: 0
+Failures:
+[1]:
+  time      : 2026-11-22_14:24:41
+  host      : localhost
+  rank      : 1 (local_rank: 1)
+  exitcode  : -15 (pid: 84)  (SIGTERM)
+  error_file: <N/A>
+  traceback : Signal 15 (SIGTERM) received by PID 84
+-------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-22_14:24:41
+  host      : localhost
+  rank      : 0 (local_rank: 0)
+  exitcode  : -9 (pid: 83)  (SIGKILL)
+  error_file: <N/A>
+  traceback : Signal 9 (SIGKILL) received by PID 83
+"""
+
+
+def test_a_lost_rank_is_told_from_those_that_it_took_along(tmp_path: Path) -> None:
+    """Another try may do better; the other rank's word, a broken connection or a stop, says nothing."""
+    (tmp_path / launch.LOG_FILE).write_text(TORCHRUN_SAYS)
+    for note in (RuntimeError("connection closed by peer"), Stopped("stopped at step 4")):
+        failed(tmp_path, 1, note)
+        error = launch._error_of(run_in(tmp_path), 1)
+        assert isinstance(error, LostProcessError)
+        assert str(error).startswith("sft: rank 0 was lost to signal 9 (Killed); the last lines of all ranks:\n")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("exitcode  : -9 (pid: 83)  (SIGKILL)", "exitcode  : 1 (pid: 83)"),  # it failed, and its note is rank 0's
+        ("Sending process 84 closing", "Sending process 83 closing"),  # torchrun ended it
+        ("exitcode  : -9 (pid: 83)  (SIGKILL)", "exitcode  : -6 (pid: 83)  (SIGABRT)"),  # gloo's end
+    ],
+)
+def test_a_rank_that_failed_by_itself_is_not_lost(before: str, after: str, tmp_path: Path) -> None:
+    """It would fail again."""
+    log = TORCHRUN_SAYS.replace(before, after)
+    (tmp_path / launch.LOG_FILE).write_text(log.replace("-15 (pid: 84)", "1 (pid: 84)"))
+    failed(tmp_path, 1, IndexError("index 9 is out of range"))
+    error = launch._error_of(run_in(tmp_path), 1)
+    assert type(error) is StageError
+    assert "IndexError" in str(error)
 
 
 def test_threads_are_shared_out(tmp_path: Path) -> None:
@@ -177,3 +232,48 @@ def test_tokens_of_another_tokenizer_are_refused_before_anything_starts(
     inputs = {"tokens": token_artifacts["pretrain"], "tokenizer": corpus}
     with pytest.raises(ConfigError, match="tokens were made by tokenizer .* make the tokens again"):
         build(PRETRAIN, PretrainConfig(model=TINY, epochs=1), inputs, store=Store(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_training_whose_rank_hangs_is_ended_and_says_which(
+    token_artifacts: dict[RowKind, Artifact], tokenizer_artifact: Artifact, tmp_path: Path
+) -> None:
+    """A rank that stands still holds all others up in a collective, with no error and no end."""
+    inputs = {"tokens": token_artifacts["pretrain"], "tokenizer": tokenizer_artifact}
+    config = PretrainConfig(
+        model=TINY,
+        epochs=500,
+        length=256,
+        batch_tokens=1024,
+        processes=2,
+        threads=1,
+        device="cpu",
+        precision="fp32",
+        stall_seconds=8,
+    )
+    stopped: list[int] = []
+
+    def stop_one() -> None:
+        """Once both go on."""
+        while not any('"step"' in line for line in steps(tmp_path)):
+            time.sleep(0.1)
+        (agent,) = [p for p in psutil.Process().children() if "minimind.train.launch" in p.cmdline()]
+        rank = agent.children()[-1]
+        stopped.append(rank.pid)
+        rank.suspend()
+
+    thread = threading.Thread(target=stop_one)
+    thread.start()
+    with pytest.raises(StageError, match=r"no rank went on for 8 s \(`stall_seconds`\)") as raised:
+        build(PRETRAIN, config, inputs, store=Store(tmp_path))
+    thread.join()
+    assert f"process {stopped[0]} is stopped" in str(raised.value)
+    (log,) = tmp_path.glob("artifacts/pretrain/.*.scratch/ranks.log")
+    assert "Current thread" in log.read_text(), "the stack of the one that waits"
+    assert not [p for p in psutil.Process().children(recursive=True) if "minimind.train" in p.cmdline()]
+
+
+def steps(home: Path) -> list[str]:
+    """The lines of the training's events, as far as there are any."""
+    paths = home.glob("artifacts/pretrain/.*.scratch/events.jsonl")
+    return [line for path in paths for line in path.read_text(encoding="utf-8").splitlines()]

@@ -19,12 +19,15 @@ from prefect.settings import (
 from rich.console import Console
 
 from flows.full_pipeline import full_pipeline
-from flows.local import _because, planned, removal
+from flows.local import _because, planned, promote, removal
 from flows.serve import prefect_for_one_run
 from flows.stages import lora
 from minimind.artifact import Store
+from minimind.errors import ConfigError
+from minimind.forget.report import forget_rows, forget_sources
 from minimind.infer.generate import complete, load
 from minimind.infer.sampling import Sampling
+from minimind.train.history import trainings
 from tasks.pipeline import planning
 from tasks.tracking import Tracker
 
@@ -284,6 +287,49 @@ def test_changed_conversations_do_not_retrain_the_base_model(project: Path, para
         path.write_bytes(before)
 
 
+def test_what_forget_plans_is_what_the_pipeline_would_run(project: Path, parameters: dict[str, str], published: str):
+    """It is told from the manifests alone, without the recipe and the data spec."""
+    listed, spec = project / "leaked.jsonl", project / "without.toml"
+    listed.write_text((project / "chat.jsonl").read_text().splitlines()[0])
+    told = forget_rows(listed, Store(), trainings(Store()))
+    spec.write_text(f'forget = "{listed}"\n{SPEC}')
+    again = {stage.label for stage in told.rerun.again}
+    assert again == would_run({**parameters, "data": str(spec)})
+    assert again == {"clean-chat", "shard-chat", "tokens-chat", *AFTER_SFT}
+    told = forget_sources(["pairs"], Store(), trainings(Store()))
+    spec.write_text(SPEC.partition('[[source]]\nname = "pairs"')[0])
+    assert {stage.label for stage in told.rerun.again} == would_run({**parameters, "data": str(spec)})
+    assert "dpo" in told.rerun.gone and told.rerun.commands[1] == "minimind run --recipe micro.toml --data spec.toml"
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "expected"),
+    [
+        ("sft", ["sft.lr=1e-4"], ["sft", "dpo", "lora", "evaluate", "publish"]),
+        ("dpo", ["dpo.beta=0.3"], ["dpo", "evaluate", "publish"]),
+        ("evaluate", ["evaluate.max_pairs=9"], ["evaluate", "publish"]),
+    ],
+)
+def test_downstream_goes_the_rest_of_the_way_the_whole_pipeline_would(
+    parameters: dict[str, str], published: str, stage: str, overrides: list[str], expected: list[str]
+):
+    """With the newest inputs being those of the pipeline, one stage and what follows from it are the same artifacts."""
+    whole = {step.label: step.parts.fingerprint() for step in planned({**parameters, "overrides": overrides})}
+    alone = planned({"recipe": parameters["recipe"], "overrides": overrides, "downstream": True}, stage)
+    assert [step.label for step in alone] == expected
+    assert {step.label: step.parts.fingerprint() for step in alone} == {label: whole[label] for label in expected}
+
+
+def test_downstream_of_rows_leads_through_tokenizer_and_base_model(parameters: dict[str, str], published: str):
+    steps = planned({**parameters, "kind": "pretrain", "downstream": True}, "clean")
+    labels = [step.label for step in steps]
+    assert labels[:3] == ["ingest-pretrain", "clean-pretrain", "shard-pretrain"]
+    assert labels[3:] == STAGES[STAGES.index("tokenizer") :]
+    chat = planned({**parameters, "kind": "chat", "downstream": True}, "shard")
+    assert {step.label for step in chat} >= {"tokens-chat", *AFTER_SFT}
+    assert not {"tokenizer", "pretrain", "tokens-pretrain"} & {step.label for step in chat}
+
+
 def test_a_stage_run_alone_takes_its_inputs_from_the_registry(
     parameters: dict[str, str], published: str, tracker: Tracker
 ):
@@ -306,3 +352,27 @@ def test_gc_keeps_what_the_registry_names_and_finds_what_it_left_behind(
     old, new = (tracker.resolve(uri, Store()).fingerprint for uri in (before, after))
     assert f"lora/{old}" in paths and f"lora/{new}" not in paths
     assert {path.partition("/")[0] for path in paths} == {"lora"}
+
+
+def test_a_stage_goes_on_downstream_only_if_asked(parameters: dict[str, str], published: str, tracker: Tracker):
+    names = ("lora", "chat")
+    before = {name: tracker.client.get_registered_model(f"minimind-{name}").aliases["candidate"] for name in names}
+    assert (
+        lora(recipe=parameters["recipe"], lr=6e-4, downstream=True)
+        == f"models:/minimind-chat/{int(before['chat']) + 1}"
+    )
+    chat = tracker.resolve("models:/minimind-chat@candidate", Store())
+    newest = tracker.resolve("models:/minimind-lora@candidate", Store())
+    assert chat.manifest.parents["lora"] == newest.fingerprint
+    lora(recipe=parameters["recipe"], lr=7e-4)
+    assert tracker.resolve("models:/minimind-chat@candidate", Store()).fingerprint == chat.fingerprint
+
+
+def test_a_champion_is_what_was_promoted(parameters: dict[str, str], published: str, tracker: Tracker):
+    first = tracker.resolve("models:/minimind-lora/1", Store())
+    before, now = promote("models:/minimind-lora/1")
+    assert now == "models:/minimind-lora/1" and before is not None
+    assert tracker.resolve("models:/minimind-lora@champion", Store()).fingerprint == first.fingerprint
+    assert promote(str(first.dir)) == (now, now)
+    with pytest.raises(ConfigError, match="is a tokenizer, not a model"):
+        promote("models:/minimind-tokenizer/1")

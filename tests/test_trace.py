@@ -19,7 +19,7 @@ from minimind.data.reading.sources import IngestConfig, SourceConfig
 from minimind.data.sharding import SHARD, ShardConfig
 from minimind.data.shards import read_rows
 from minimind.errors import ConfigError, MissingError
-from minimind.lineage import find_artifact
+from minimind.lineage import find_artifact, lineage_of
 from minimind.model.config import ModelConfig
 from minimind.stage import build
 from minimind.tokens.layout import IGNORE
@@ -30,6 +30,7 @@ from minimind.tokens.trace_corpus import CorpusSplit
 from minimind.tokens.trace_step import trace_step
 from minimind.train.history import training_of, trainings
 from minimind.train.stage_configs import DpoConfig, PretrainConfig, SftConfig
+from tasks.tracking import Registration
 
 MODEL = ModelConfig(vocab_size=600, hidden_size=32, num_layers=1, num_heads=2, max_positions=512)
 
@@ -123,6 +124,15 @@ def test_models_made_of_a_model_that_saw_it_are_named(trained: dict[str, Artifac
     trace = trace_text(row["conversations"][-1]["content"], store, trainings(store))
     assert {trained["sft"].fingerprint, trained["dpo"].fingerprint} <= set(trace.models)
     assert trained["pretrain"].fingerprint not in trace.models
+
+
+def test_each_model_says_by_which_training_it_learnt(trained: dict[str, Artifact], store: Store) -> None:
+    """A preference model made of the chat model learnt by that one's steps, not by its own."""
+    row = next(iter(read_rows(store.path("shard", corpus_of(trained["sft"], store)) / "train")))
+    trace = trace_text(row["conversations"][-1]["content"], store, trainings(store))
+    sft, dpo = trained["sft"].fingerprint, trained["dpo"].fingerprint
+    assert trace.learnt_by.keys() == trace.models.keys()
+    assert trace.learnt_by[sft] == trace.learnt_by[dpo] == [sft]
 
 
 def corpus_of(model: Artifact, store: Store) -> str:
@@ -222,8 +232,18 @@ def cleaned_home(tmp_path_factory: pytest.TempPathFactory, tokenizer_artifact: A
     clean, _ = build(CLEAN, CleanConfig(rows="chat"), {"rows": ingest}, store=store)
     shard, _ = build(SHARD, ShardConfig(rows="chat", validation_fraction=0.2), {"rows": clean}, store=store)
     inputs = {"corpus": shard, "tokenizer": tokenizer_artifact}
-    build(TOKENS, TokensConfig(rows="chat", max_tokens=400), inputs, store=store)
+    tokens, _ = build(TOKENS, TokensConfig(rows="chat", max_tokens=400), inputs, store=store)
+    seal_training(store, "sft", SftConfig(epochs=1, length=512, batch_tokens=2048), {"tokens": tokens})
     return store
+
+
+def test_the_sources_of_a_step_are_those_of_the_lineage(cleaned_home: Store) -> None:
+    """From a step to the bytes of the file its rows are from."""
+    ingest = find_artifact("ingest-chat", cleaned_home)
+    trace = trace_step(training_of(find_artifact("sft", cleaned_home)), 1)
+    assert {piece.source for piece in trace.pieces} == {"chat"}
+    assert trace.sources == ingest.manifest.parts.sources == lineage_of(ingest).root.sources
+    assert list(trace.sources) == ["chat/chat.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -270,9 +290,17 @@ def test_the_command_traces_texts_and_steps(
     store: Store, trained: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINIMIND_HOME", str(store.root.parent))
+    noted = store.root.parent / "registry" / f"dpo-{trained['dpo'].fingerprint}.json"
+    noted.parent.mkdir(exist_ok=True)
+    registration = Registration(tracking_uri="nowhere", run_id="none", name="minimind-dpo", version=7)
+    noted.write_text(registration.model_dump_json(), encoding="utf-8")
     run = CliRunner()
     done = run.invoke(app, ["trace", "--text", "It is 2.", "--limit", "1"])
     assert done.exit_code == 0 and "given:" in done.output and "sft" in done.output
+    learnt = f"dpo {trained['dpo'].fingerprint}  models:/minimind-dpo/7  made of sft {trained['sft'].fingerprint}"
+    assert learnt in done.output
+    told = json.loads(run.invoke(app, ["trace", "--text", "It is 2.", "--limit", "1", "--json"]).output)
+    assert told["registered"] == {trained["dpo"].fingerprint: "models:/minimind-dpo/7"}
     done = run.invoke(app, ["trace", str(trained["sft"].dir), "--step", "2", "--json"])
     assert json.loads(done.output)["step"] == 2
     assert "nor any log" in run.invoke(app, ["trace", "--text", "found nowhere at all"]).output

@@ -15,7 +15,7 @@ from minimind.fingerprint import Parts
 from minimind.stage import Stage, build
 from tasks import tracking
 from tasks.runs import create_database
-from tasks.tracking import Tracker, registry_name
+from tasks.tracking import Tracker, registered_as
 
 
 class TrainConfig(Config):
@@ -173,7 +173,7 @@ def test_names_tell_the_kinds_of_rows_apart(home: Path):
     assert Parts(stage="tokens", format_version=1, config={"rows": "chat"}).label == "tokens-chat"
     assert Parts(stage="sft", format_version=1, config={}).label == "sft"
     names = [
-        registry_name(build(Stage(stage, train_rows), RowsConfig(rows=rows), {}, store=Store(home))[0])
+        registered_as(build(Stage(stage, train_rows), RowsConfig(rows=rows), {}, store=Store(home))[0].label)
         for stage in ("shard", "tokens")
         for rows in ("pretrain", "chat")
     ]

@@ -30,14 +30,15 @@ def free_port() -> int:
 class Up:
     """A running `minimind up` and what a user's other shell knows."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **more: str) -> None:
+        """`more` environment for `minimind up`, which the other shell does not have."""
         self.parameters = write_project(directory)
         self.ports = free_port(), free_port()
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "MINIMIND_"))}
         self.shell = {**clean, "PREFECT_API_URL": f"http://127.0.0.1:{self.ports[0]}/api", "COLUMNS": "200"}
         command = [BIN / "minimind", "up", "--prefect-port", str(self.ports[0]), "--mlflow-port", str(self.ports[1])]
         self.log = directory / "up.log"
-        environment = {**clean, "MINIMIND_HOME": str(directory / "home"), "COLUMNS": "200"}
+        environment = {**clean, "MINIMIND_HOME": str(directory / "home"), "COLUMNS": "200", **more}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 command, cwd=CHECKOUT, env=environment, stdout=log, stderr=subprocess.STDOUT
@@ -51,6 +52,10 @@ class Up:
         while "Ctrl-C stops all of it" not in self.said():
             assert self.process.poll() is None and time.monotonic() < deadline, self.said()
             time.sleep(0.5)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(90)
 
     def run(self, deployment: str, *parameters: str) -> subprocess.CompletedProcess[str]:
         options = [option for parameter in parameters for option in ("-p", parameter)]
@@ -67,8 +72,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         started.wait_until_ready()
         yield started
     finally:
-        started.process.send_signal(signal.SIGINT)
-        started.process.wait(90)
+        started.stop()
 
 
 def test_both_pages_answer_and_every_stage_is_a_deployment_with_a_form(up: Up):

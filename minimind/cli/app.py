@@ -14,8 +14,8 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.console import Console
 
-from minimind.cli import data, estimate, housekeeping, inspect, lineage, models, node, tokenizer, verify
-from minimind.cli.shared import AsJson, console, local
+from minimind.cli import data, estimate, forget, housekeeping, inspect, lineage, models, node, sweep, tokenizer, verify
+from minimind.cli.shared import INTERRUPTED, AsJson, console, local
 from minimind.errors import ConfigError, MiniMindError
 
 app = typer.Typer(
@@ -29,8 +29,6 @@ app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(verify.app, name="verify")
 
-INTERRUPTED = 130
-"""Exit code of a command that Ctrl-C ended: 128 + SIGINT, as shells have it."""
 OF_DATA = (
     "; only the pipeline, ingest, clean and shard read a data spec: `minimind run shard --data …` makes its corpus the "
     "newest, which the others take"
@@ -45,6 +43,10 @@ Overrides = Annotated[
 Parameters = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("-p", "--param", help="A parameter of the stage's flow, as name=value; may be given often."),
+]
+
+DownstreamOption = Annotated[
+    bool, typer.Option("--downstream", help="With one stage: then also every later stage that reads what it made.")
 ]
 
 
@@ -80,6 +82,7 @@ def run(
     data: DataOption = None,
     override: Overrides = None,
     parameter: Parameters = None,
+    downstream: DownstreamOption = False,
     refresh: Annotated[bool, typer.Option("--refresh", help="Run again even what is there.")] = False,
     runner: Annotated[
         Optional[str],  # noqa: UP045
@@ -89,18 +92,19 @@ def run(
     """Run the whole pipeline, or one stage; what is there and unchanged is reused.
 
     Examples: `minimind run`, `minimind run sft -o sft.lr=3e-4`, `minimind run -d my_data.toml`,
-    `minimind run clean -p kind=chat`, `minimind run sft -p init=models:/minimind-pretrain/2`
+    `minimind run clean -p kind=chat`, `minimind run sft -p init=models:/minimind-pretrain/2`,
+    `minimind run sft -o sft.lr=3e-4 --downstream`
     """
     if runner is not None:
         os.environ["MINIMIND_TASK_RUNNER"] = runner
     flows = local()
-    given = {"recipe": recipe, "data": data, "overrides": override, "refresh": refresh, **_pairs(parameter)}
+    given = _given(parameter, recipe=recipe, data=data, overrides=override, downstream=downstream, refresh=refresh)
     try:
         uri = flows.run(stage, _accepted(flows, stage, given), console=console)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from where it was", highlight=False)
         raise typer.Exit(INTERRUPTED) from None
-    _say_how_to_go_on(flows, stage, uri)
+    _say_how_to_go_on(flows, uri, published=downstream or stage in (flows.FULL, "publish"))
 
 
 @app.command()
@@ -110,6 +114,7 @@ def plan(
     data: DataOption = None,
     override: Overrides = None,
     parameter: Parameters = None,
+    downstream: DownstreamOption = False,
     refresh: Annotated[bool, typer.Option("--refresh", help="As if every stage were to run again.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -118,7 +123,7 @@ def plan(
     Examples: `minimind plan -o sft.lr=3e-4`, `minimind plan sft -p init=models:/minimind-pretrain/1`
     """
     flows = local()
-    given = {"recipe": recipe, "data": data, "overrides": override, "refresh": refresh, **_pairs(parameter)}
+    given = _given(parameter, recipe=recipe, data=data, overrides=override, downstream=downstream, refresh=refresh)
     flows.plan(stage, _accepted(flows, stage, given), console=console, as_json=as_json)
 
 
@@ -135,6 +140,7 @@ def up(
 
 
 app.command()(estimate.estimate)
+app.command()(sweep.sweep)
 app.command()(models.chat)
 app.command()(models.generate)
 app.command()(inspect.lint)
@@ -142,11 +148,13 @@ app.command()(inspect.trace)
 app.command()(inspect.ledger)
 app.command()(lineage.lineage)
 app.command()(lineage.diff)
+app.command()(forget.forget)
 app.command()(node.node)
 app.command()(housekeeping.fsck)
 app.command()(housekeeping.gc)
 app.command()(housekeeping.pin)
 app.command()(housekeeping.unpin)
+app.command()(housekeeping.promote)
 app.command()(housekeeping.sync)
 
 
@@ -169,12 +177,13 @@ def report(as_json: AsJson = False) -> None:
     console.print(f"\n{card.dir / 'report.html'}", highlight=False, soft_wrap=True)
 
 
-def _pairs(parameters: list[str] | None) -> dict[str, str]:
-    """`name=value` options as a mapping."""
+def _given(parameters: list[str] | None, **options: Any) -> dict[str, Any]:
+    """The options, and `name=value` parameters over them."""
     for parameter in parameters or ():
         if "=" not in parameter:
             raise ConfigError(f"-p {parameter}: write it as name=value, for example -p kind=chat")
-    return {name.strip(): value for name, _, value in (parameter.partition("=") for parameter in parameters or ())}
+    pairs = (parameter.partition("=") for parameter in parameters or ())
+    return options | {name.strip(): value for name, _, value in pairs}
 
 
 def _accepted(flows: ModuleType, stage: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -187,9 +196,9 @@ def _accepted(flows: ModuleType, stage: str, given: dict[str, Any]) -> dict[str,
     return {name: value for name, value in used.items() if name in taken}
 
 
-def _say_how_to_go_on(flows: ModuleType, stage: str, uri: str) -> None:
+def _say_how_to_go_on(flows: ModuleType, uri: str, *, published: bool) -> None:
     lines = [f"\n[bold]{uri}[/bold]"]
-    if stage in (flows.FULL, "publish"):
+    if published:
         card = flows.newest_report().dir / "report.html"
         lines += [
             f"report card  {card}",

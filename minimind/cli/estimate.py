@@ -108,31 +108,29 @@ def _forecasts(
     quiet: bool,
 ) -> list["Forecast"]:
     """One after the other, alone on the machine."""
-    from filelock import FileLock, Timeout
-
     from minimind.data.spec import load_spec
     from minimind.train import estimate as measuring
     from minimind.train.forecast import keep
     from minimind.train.known_inputs import known_inputs
+    from minimind.train.slots import slot
 
     shape = recipe.model.replace(vocab_size=recipe.tokenizer.vocab_size)
     spec, found = load_spec(recipe.data.spec), []
-    store.root.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(store.root / ".accelerator.lock", timeout=0):
-            for name, config in configs.items():
-                if not quiet:
-                    console.print(f"{name}: {measuring.STEPS} steps …", highlight=False)
-                fingerprints = inputs.get(name, {})
-                known = known_inputs(name, config, fingerprints, store, shape=shape, spec=spec)  # type: ignore[arg-type]
-                with tempfile.TemporaryDirectory(prefix="minimind-estimate-") as work:
-                    forecast = measuring.estimate(name, config, known, Path(work))  # type: ignore[arg-type]
-                if fingerprints:
-                    keep(store.root.parent, forecast, config, fingerprints)
-                found.append(forecast)
-    except Timeout:
-        raise StageError("a training is running on this machine; an estimate beside it would be wrong") from None
+    for name, config in configs.items():
+        if not quiet:
+            console.print(f"{name}: {measuring.STEPS} steps …", highlight=False)
+        fingerprints = inputs.get(name, {})
+        known = known_inputs(name, config, fingerprints, store, shape=shape, spec=spec)  # type: ignore[arg-type]
+        with slot(config, store.root, waiting=_refuse), tempfile.TemporaryDirectory(prefix="minimind-") as work:
+            forecast = measuring.estimate(name, config, known, Path(work))  # type: ignore[arg-type]
+        if fingerprints:
+            keep(store.root.parent, forecast, config, fingerprints)
+        found.append(forecast)
     return found
+
+
+def _refuse(_: str) -> None:
+    raise StageError("a training is running on this machine; an estimate beside it would be wrong")
 
 
 def _as_json(forecasts: list["Forecast"], price: float | None) -> dict[str, Any]:

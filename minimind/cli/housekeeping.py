@@ -1,6 +1,7 @@
 """`minimind fsck`, `gc`, `pin`, `unpin`, `sync`: the store proven, made smaller, told of. Parses, calls, prints."""
 
 from collections import Counter
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -37,8 +38,10 @@ def gc(
     from minimind.artifact import Store
     from minimind.housekeeping import remove
 
-    plan = local().removal(unfinished_days=unfinished_days)
-    gone = list(remove(Store(), plan.leftovers)) if yes else []
+    flows, store = local(), Store()
+    with store.alone() if yes else nullcontext():  # else a pipeline could seal, or need, what the plan lets go of
+        plan = flows.removal(unfinished_days=unfinished_days)
+        gone = list(remove(store, plan.leftovers)) if yes else []
     if as_json:
         console.print_json(data={**plan.model_dump(mode="json"), "removed": [one.path for one in gone]})
         return
@@ -63,6 +66,15 @@ def unpin(artifact: ArtifactArgument) -> None:
     found = find(artifact)
     housekeeping.unpin(found, Store())
     console.print(f"no longer pinned: {found.label} {found.fingerprint}", highlight=False)
+
+
+def promote(
+    model: Annotated[str, typer.Argument(help="A registry URI (models:/…), a directory, or chat, dpo, sft, lora, …")],
+) -> None:
+    """Point `@champion` at a model; the newest of a name is its `@candidate`. Example: `minimind promote dpo`"""
+    before, now = local().promote(model)
+    words = "it was already" if before == now else f"before it was {before}" if before else "the first of its name"
+    console.print(f"@champion is {now}; {words}", highlight=False)
 
 
 def sync() -> None:

@@ -1,5 +1,6 @@
 """`minimind lint`, `trace`, `ledger` and `data show`: what a model learns from. Parses, calls, prints."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
@@ -66,7 +67,7 @@ def trace(
     limit: Annotated[int, typer.Option(min=1, help="Rows of each corpus that are followed to their steps.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Find the rows, tokens, steps and models that saw a text; or the rows of a step.
+    """Find the rows, tokens, steps and models that saw a text; or the rows of a step, and what they were read from.
 
     Examples: `minimind trace --text "once upon a time"`, `minimind trace sft --step 12`
     """
@@ -82,7 +83,11 @@ def trace(
         if model is not None:
             raise ConfigError(f"--text looks in the whole store; leave `{model}` out, or ask for --step of it")
         found = trace_text(text, Store(), trainings(Store()), limit=limit)
-        console.print_json(found.model_dump_json()) if as_json else print_text_trace(found, console)
+        registered = registered_uris(found.models)
+        if as_json:
+            console.print_json(data={**found.model_dump(mode="json"), "registered": registered})
+        else:
+            print_text_trace(found, registered, console)
         return
     if model is None:
         raise ConfigError(f"--step {step} of which model? For example: minimind trace sft --step {step}")
@@ -179,6 +184,15 @@ def find(name: str, kinds: tuple[str, ...] = ()) -> "Artifact":
     if name.startswith("models:/"):
         name = str(local().resolve(name))
     return find_artifact(name, Store(), kinds=kinds)
+
+
+def registered_uris(fingerprints: Collection[str]) -> dict[str, str]:
+    """Fingerprint → registry URI of some artifacts, as far as they were recorded."""
+    from minimind.artifact import Store
+    from minimind.lineage import Lineage, node_of
+
+    nodes = [node_of(artifact) for artifact in Store().all() if artifact.fingerprint in fingerprints]
+    return local().registered(Lineage(nodes=nodes)) if nodes else {}
 
 
 def _training(name: str) -> "Training":

@@ -1,5 +1,6 @@
 """How what `minimind lint`, `trace` and `ledger` found looks in a terminal."""
 
+from collections.abc import Mapping
 from itertools import groupby
 
 from rich.console import Console
@@ -43,8 +44,8 @@ def print_lint(report: LintReport, console: Console) -> None:
     )
 
 
-def print_text_trace(trace: TextTrace, console: Console) -> None:
-    """Row by row with the steps that had it, then what did not come through, then the models."""
+def print_text_trace(trace: TextTrace, registered: Mapping[str, str], console: Console) -> None:
+    """Row by row with the steps that had it, then what did not come through, then the models with their URIs."""
     for row in trace.rows:
         _print_row(row, console)
     seen = [one for row in trace.rows for document in row.documents for one in document.trainings]
@@ -63,8 +64,15 @@ def print_text_trace(trace: TextTrace, console: Console) -> None:
             soft_wrap=True,
         )
     if trace.models:
-        names = ", ".join(f"{name} {fingerprint}" for fingerprint, name in trace.models.items())
-        console.print(f"models that learnt from it: {names}", highlight=False, soft_wrap=True)
+        console.print("models that learnt from it", highlight=False, style="bold")
+    for fingerprint, name in trace.models.items():
+        others = [f"{trace.models.get(one, '')} {one}" for one in trace.learnt_by[fingerprint] if one != fingerprint]
+        told = [
+            f"{name} {fingerprint}",
+            registered.get(fingerprint, ""),
+            f"made of {', '.join(others)}" if others else "",
+        ]
+        console.print(f"    {'  '.join(filter(None, told))}", highlight=False, markup=False, soft_wrap=True)
     if not trace.rows and not trace.logged:
         console.print("no row of any corpus in the store has this text, nor any log of rows left out", highlight=False)
 
@@ -92,6 +100,8 @@ def print_step(trace: StepTrace, console: Console) -> None:
             source = (f"{piece.source}:{piece.line}" if piece.source else "source unknown", "cyan")
             where = f"  {piece.id}  document {piece.document}{of_set} {span}: {figures}"
             console.print(Text.assemble("  ", source, where), soft_wrap=True)
+    for source, digest in trace.sources.items():
+        console.print(Text.assemble("source ", source, (f"  {digest[:16]}", "bright_black")), soft_wrap=True)
     tokens, trained = sum(piece.tokens for piece in trace.pieces), sum(piece.trained for piece in trace.pieces)
     console.print(f"{len(trace.pieces):,} pieces, {tokens:,} tokens, {trained:,} trained", highlight=False)
 

@@ -13,14 +13,17 @@ from minimind import runtime
 
 console = Console()
 
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended: 128 + SIGINT, as shells have it."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
-def local() -> ModuleType:
-    """The module `flows.local`, with the environment Prefect and MLflow must find when they are imported."""
+def local(module: str = "local") -> ModuleType:
+    """The module `flows.local`, or another one, with the environment Prefect and MLflow must find at their import."""
     if str(runtime.CHECKOUT) not in sys.path:
         sys.path.append(str(runtime.CHECKOUT))
     serve = importlib.import_module("flows.serve")
     for name, value in serve.environment(runtime.home()).items():
         os.environ[name] = value
-    return importlib.import_module("flows.local")
+    return importlib.import_module(f"flows.{module}")

@@ -20,6 +20,8 @@ from minimind.data.documents import CONTENT, RowKind
 from minimind.data.dropped import ChangeLog, DropLog
 from minimind.data.ledger import Ledger
 
+FORGET, FORGOTTEN = "forget", "forgotten"
+"""Rule and reason of a row that is left out because somebody asked for it: nothing keeps its text."""
 _BUCKETS = 53
 """Of lengths: as many as there are bits in a float's mantissa."""
 
@@ -64,19 +66,24 @@ class Book:
         characters: Sequence[int],
         texts: Sequence[str],
     ) -> None:
-        """Enter `rows` as dropped; sizes, characters and texts are those they came in with."""
+        """Enter `rows` as dropped; sizes, characters and texts are those they came in with.
+
+        Of one that is forgotten the text goes nowhere.
+        """
+        texts = ["" if rule == FORGET else text for rule, text in zip(fates.rules, texts, strict=True)]
         ledger, sources = self.ledger, _sources(rows)
         labels = (sources, _labels(strings(fates.rules)), _labels(strings(fates.reasons)))
         _count(ledger.rows_dropped, *labels)
         _count(ledger.bytes_dropped, *labels, weights=sizes)
         _count(ledger.lengths_dropped, sources, _buckets(characters))
         names, files, lines = _places(rows)
-        reasons = set(zip(fates.rules, fates.reasons, strict=True))
+        reasons = set(zip(fates.rules, fates.reasons, strict=True)) - {(FORGET, FORGOTTEN)}
         if any(ledger.wants_example(f"{rule}: {reason}") for rule, reason in reasons):
             entries = zip(names, files, lines, fates.rules, fates.reasons, fates.details, texts, strict=True)
             for source, file, line, rule, reason, detail, text in entries:
-                example = {"source": source, "file": file, "line": line, "detail": detail, "before": text}
-                ledger.add_example(f"{rule}: {reason}", example)
+                if rule != FORGET:
+                    example = {"source": source, "file": file, "line": line, "detail": detail, "before": text}
+                    ledger.add_example(f"{rule}: {reason}", example)
         self._dropped.add_all(names, files, lines, fates.rules, fates.reasons, fates.details, texts)
 
     def are_changed(

@@ -8,7 +8,7 @@
 A part is one file of the stage before, about 64 MB of text. Finished jobs outlive a kill; the bytes that come
 out depend on the input and the settings alone, not on the number of workers. The ledger holds for every source:
 in = kept + dropped, in rows and in bytes. Not here: the rules (`rules`, `judgement`), what is a duplicate
-(`duplicates`), the report (`report`).
+(`duplicates`), which rows are forgotten (`forgetting`), the report (`report`).
 """
 
 import json
@@ -19,11 +19,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from minimind.artifact import Inputs, Summary
 from minimind.data.clean_jobs import (
     CLOCK_FILE,
+    FORGOTTEN_FILE,
     KEYS_FILE,
+    NAMED_FILE,
     ROWS_FILE,
     SIGNATURES_FILE,
     CleanConfig,
@@ -38,6 +41,8 @@ from minimind.data.clean_jobs import (
 from minimind.data.deduplication.duplicates import Duplicates, clusters, find_duplicates
 from minimind.data.deduplication.similarity import TextStore
 from minimind.data.dropped import CHANGED_FILE, DROPPED_FILE
+from minimind.data.forget_list import Named, Place
+from minimind.data.forgetting import find_named, leave_out_examples, with_copies, write_changes, write_read_log
 from minimind.data.ledger import MEMBERS_SHOWN, READ_LEDGER_FILE, Ledger
 from minimind.data.pieces import build_pieces, enough_workers, join_files, taken_apart
 from minimind.data.reports.report import write_report
@@ -47,6 +52,8 @@ from minimind.errors import DataError
 from minimind.events import EVENTS_FILE, EventWriter
 from minimind.stage import Stage
 
+FORGET_SOURCE = "rows to forget"
+"""What the digest of the named rows is called among the sources of a fingerprint."""
 _JUDGED, _FOUND, _SELECTED = "judged", "found", "selected"
 
 
@@ -57,36 +64,40 @@ def clean(config: CleanConfig, inputs: Inputs, out_dir: Path) -> Summary:
     total = max(1, 2 * read.rows_kept.total())
     workers = enough_workers(config.workers, read.bytes_kept.total())
     parts = sorted((source / ROWS_DIR).glob("*.arrow"))
+    named, rules = find_named(config.forget, parts, source / DROPPED_FILE), config.replace(forget=Named())
     shutil.rmtree(out_dir / ROWS_DIR, ignore_errors=True)
     with EventWriter(out_dir / EVENTS_FILE, keep_bytes=0) as events:
 
         def progress(done: int) -> None:
             events.progress(min(done, total - 1), total, "rows")
 
-        jobs = [JudgeJob(rules=config, path=str(part)) for part in parts]
+        jobs = [JudgeJob(rules=rules, path=str(part), forget=ids) for part, ids in zip(parts, named.ids, strict=True)]
         judged = build_pieces(judge_part, jobs, out_dir / _JUDGED, workers=workers, on_progress=progress)
         found, seconds = _find(config, judged, out_dir / _FOUND, workers)
+        forgotten, copies = _mark_forgotten(found, judged, out_dir / _FOUND)
         selected = build_pieces(
             select_part,
-            _select_jobs(config, judged, out_dir / _FOUND),
+            _select_jobs(rules, judged, out_dir / _FOUND),
             out_dir / _SELECTED,
             workers=workers,
             on_progress=lambda done: progress(total // 2 + done),
         )
         events.progress(total, total, "rows")
     ledger = _sum(Ledger.read(piece) for piece in [*judged, *selected])
-    _add_clusters(ledger, config, found, judged)
+    _add_clusters(ledger, config, found, judged, forgotten)
+    leave_out_examples(ledger, copies.__contains__)
+    leave_out_examples(read, config.forget.has_logged)
     clock = sum((_clock(piece) for piece in [*judged, *selected]), Counter({"duplicates": seconds}))
     with taken_apart(selected) as moved:
-        _gather(source, judged, moved, out_dir)
+        _gather(source, judged, moved, out_dir, named=config.forget, copies=copies)
     for directory in (_JUDGED, _FOUND):
         shutil.rmtree(out_dir / directory)
-    return _conclude(config, inputs, out_dir, ledger=ledger, read=read, clock=clock)
+    return _conclude(config, inputs, out_dir, ledger=ledger, read=read, clock=clock, unknown=named.unknown)
 
 
 def clean_sources(config: CleanConfig) -> dict[str, str]:
-    """What cleaning reads beside its input: the evaluation sets that must not be in it."""
-    return evaluation_digests(config)
+    """What cleaning reads beside its input: the evaluation sets and the named rows that must not be in it."""
+    return evaluation_digests(config) | ({FORGET_SOURCE: config.forget.digest()} if config.forget else {})
 
 
 CLEAN = Stage("clean", clean, inputs=("rows",), sources=clean_sources, format_version=2, resumable=True)
@@ -110,6 +121,16 @@ def _find(config: CleanConfig, judged: Sequence[Path], directory: Path, workers:
     return found, time.process_time() - began
 
 
+def _mark_forgotten(
+    found: Duplicates, judged: Sequence[Path], directory: Path
+) -> tuple[npt.NDArray[np.bool_], frozenset[Place]]:
+    """Which judged rows are forgotten, left in `directory` for the jobs to come; and where those not named stand."""
+    named = np.concatenate([np.zeros(0, np.bool_), *(np.load(piece / NAMED_FILE) for piece in judged)])
+    forgotten = with_copies(found, named)
+    np.save(directory / FORGOTTEN_FILE, forgotten)
+    return forgotten, Origins(list(map(str, judged))).places(np.flatnonzero(forgotten & ~named))
+
+
 def _select_jobs(config: CleanConfig, judged: Sequence[Path], found: Path) -> list[SelectJob]:
     counts = [len(np.load(piece / KEYS_FILE, mmap_mode="r")) for piece in judged]
     starts = np.cumsum([0, *counts])[:-1].tolist()
@@ -129,13 +150,19 @@ def _sum(ledgers: Iterable[Ledger]) -> Ledger:
     return total
 
 
-def _add_clusters(ledger: Ledger, config: CleanConfig, found: Duplicates, judged: Sequence[Path]) -> None:
+def _add_clusters(
+    ledger: Ledger,
+    config: CleanConfig,
+    found: Duplicates,
+    judged: Sequence[Path],
+    forgotten: npt.NDArray[np.bool_],
+) -> None:
     """How large the groups of near duplicates are, and the largest of them with their texts."""
     sizes, largest = clusters(found)
     ledger.cluster_sizes.update(sizes)
     texts = TextStore([piece / ROWS_FILE for piece in judged], told_column(config))
     origins = Origins([str(piece) for piece in judged])
-    for cluster in largest:
+    for cluster in (cluster for cluster in largest if not forgotten[cluster.kept]):
         rows = [cluster.kept, *cluster.dropped[:MEMBERS_SHOWN]]
         members = [
             {"where": where, "text": text}
@@ -146,13 +173,27 @@ def _add_clusters(ledger: Ledger, config: CleanConfig, found: Duplicates, judged
         ledger.add_cluster(1 + len(cluster.dropped), kept=members[0], dropped=members[1:])
 
 
-def _gather(source: Path, judged: Sequence[Path], selected: Sequence[Path], out_dir: Path) -> None:
-    """Put the pieces' files together: rows in order, the logs one behind the other."""
+def _gather(
+    source: Path,
+    judged: Sequence[Path],
+    selected: Sequence[Path],
+    out_dir: Path,
+    *,
+    named: Named,
+    copies: frozenset[Place],
+) -> None:
+    """Put the pieces' files together: rows in order, the logs one behind the other without forgotten texts."""
     gather_parts(selected, out_dir / ROWS_DIR, ".", stem="part")
     pairs = zip(judged, selected, strict=True)
-    dropped = [source / DROPPED_FILE, *(piece / DROPPED_FILE for pair in pairs for piece in pair)]
-    join_files(dropped, out_dir / DROPPED_FILE)
-    join_files((piece / CHANGED_FILE for piece in judged), out_dir / CHANGED_FILE)
+    read_log = source / DROPPED_FILE
+    if named.places:
+        read_log = write_read_log(read_log, out_dir / _FOUND, named)
+    join_files([read_log, *(piece / DROPPED_FILE for pair in pairs for piece in pair)], out_dir / DROPPED_FILE)
+    changed = [piece / CHANGED_FILE for piece in judged]
+    if copies:
+        write_changes(changed, out_dir, copies)
+    else:
+        join_files(changed, out_dir / CHANGED_FILE)
 
 
 def _clock(piece: Path) -> Counter[str]:
@@ -160,7 +201,14 @@ def _clock(piece: Path) -> Counter[str]:
 
 
 def _conclude(
-    config: CleanConfig, inputs: Inputs, out_dir: Path, *, ledger: Ledger, read: Ledger, clock: Counter[str]
+    config: CleanConfig,
+    inputs: Inputs,
+    out_dir: Path,
+    *,
+    ledger: Ledger,
+    read: Ledger,
+    clock: Counter[str],
+    unknown: int,
 ) -> Summary:
     """Write ledger and report, and say in figures what was done."""
     figures: dict[str, int | float | str | None] = {**ledger.figures()}
@@ -183,11 +231,14 @@ def _conclude(
         for key, examples in ledger.examples.items()
         for example in examples[:1]
     ]
-    return Summary(figures=figures, samples=samples, warnings=_warnings(ledger))
+    return Summary(figures=figures, samples=samples, warnings=_warnings(ledger, config.forget, unknown))
 
 
-def _warnings(ledger: Ledger) -> list[str]:
-    share = ledger.rows_dropped.total() / max(1, ledger.rows_in.total())
-    if share <= 0.5:
-        return []
-    return [f"cleaning dropped {share:.0%} of the rows; report.html and {DROPPED_FILE} say which and why"]
+def _warnings(ledger: Ledger, named: Named, unknown: int) -> list[str]:
+    share, warnings = ledger.rows_dropped.total() / max(1, ledger.rows_in.total()), []
+    if share > 0.5:
+        warnings = [f"cleaning dropped {share:.0%} of the rows; report.html and {DROPPED_FILE} say which and why"]
+    if unknown:
+        names = len(named.ids) + len(named.places)
+        warnings.append(f"`forget`: {unknown} of {names} names are of no row that was read")
+    return warnings

@@ -29,7 +29,7 @@ _BUFFER_BYTES = 1 << 20
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
-class _Dropped(msgspec.Struct):
+class DroppedRow(msgspec.Struct):
     """A line of `dropped.jsonl`."""
 
     source: str
@@ -60,7 +60,7 @@ class DropLog:
 
     def add(self, *, source: str, file: str, line: int, rule: str, reason: str, detail: str, text: str) -> None:
         """Write one row down. Half characters, which UTF-8 cannot hold, are written as `?`."""
-        self._file.write(_lines_of([_Dropped(source, file, line, rule, reason, detail, text)]))
+        self._file.write(_lines_of([DroppedRow(source, file, line, rule, reason, detail, text)]))
 
     def add_all(
         self,
@@ -73,7 +73,7 @@ class DropLog:
         texts: Iterable[str],
     ) -> None:
         """Write as many rows down as there are values of each."""
-        self._file.write(_lines_of(list(map(_Dropped, sources, files, lines, rules, reasons, details, texts))))
+        self._file.write(_lines_of(list(map(DroppedRow, sources, files, lines, rules, reasons, details, texts))))
 
     def close(self) -> None:
         self._file.close()
@@ -115,6 +115,17 @@ class ChangeLog:
         self.close()
 
 
+def read_dropped(path: Path) -> Iterator[DroppedRow]:
+    """The rows of a `dropped.jsonl`, one in memory at a time. Raises ArtifactError with the line that is none."""
+    decoder = msgspec.json.Decoder(DroppedRow)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield decoder.decode(line)
+            except msgspec.DecodeError as error:
+                raise ArtifactError(f"{path}:{number}: is no dropped row ({error}); run the stage again") from None
+
+
 def read_changes(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a `changed.jsonl.zst`, one in memory at a time.
 
@@ -133,14 +144,14 @@ def read_changes(path: Path) -> Iterator[dict[str, Any]]:
         ) from None
 
 
-def _lines_of(rows: Sequence[_Dropped] | Sequence[_Changed]) -> bytes:
+def _lines_of(rows: Sequence[DroppedRow] | Sequence[_Changed]) -> bytes:
     try:
         return _encode_lines(rows)
     except UnicodeEncodeError:
         return _encode_lines([_encodable_row(row) for row in rows])
 
 
-def _encodable_row(row: _Dropped | _Changed) -> _Dropped | _Changed:
+def _encodable_row(row: DroppedRow | _Changed) -> DroppedRow | _Changed:
     return type(row)(**{name: _encodable(value) for name, value in msgspec.structs.asdict(row).items()})
 
 

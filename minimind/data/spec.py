@@ -14,6 +14,7 @@ from minimind import runtime
 from minimind.config import WHERE, Config, nearest, read_toml
 from minimind.data.cleaning import CleanConfig
 from minimind.data.documents import RowKind
+from minimind.data.forget_list import named_rows
 from minimind.data.reading.locations import is_remote
 from minimind.data.reading.sources import IngestConfig, SourceConfig
 from minimind.data.rules.settings import CleanRules
@@ -30,6 +31,9 @@ class DataSpec(Config):
     description: str = ""
     source: tuple[SourceConfig, ...] = Field(min_length=1)
     """Written as [[source]], once for each."""
+    forget: Annotated[str | None, WHERE] = None
+    """A list of rows to leave out with all their copies: see `forget_list`. What it names of a kind of rows belongs to
+    how that kind is cleaned."""
     clean: CleanRules = CleanRules()
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
     """Of the groups of rows of each kind."""
@@ -59,6 +63,7 @@ def load_spec(name_or_path: str | Path) -> DataSpec:
             source if source.path is None else source.replace(path=_resolved(source.path, base))
             for source in spec.source
         ),
+        forget=None if spec.forget is None else str(base / Path(spec.forget).expanduser()),
         clean=spec.clean.replace(evaluation=tuple(_resolved(name, base) for name in spec.clean.evaluation)),
     )
 
@@ -79,8 +84,9 @@ def ingest_config(spec: DataSpec, kind: RowKind) -> IngestConfig:
 
 
 def clean_config(spec: DataSpec, kind: RowKind) -> CleanConfig:
-    """How rows of `kind` are cleaned."""
-    return CleanConfig(rows=kind, workers=spec.workers, **spec.clean.model_dump())
+    """How rows of `kind` are cleaned. Raises what is wrong with the list of rows to forget."""
+    forget = named_rows(spec.forget, kind, spec.source)
+    return CleanConfig(rows=kind, forget=forget, workers=spec.workers, **spec.clean.model_dump())
 
 
 def shard_config(spec: DataSpec, kind: RowKind) -> ShardConfig:

@@ -72,7 +72,9 @@ def _bits(report: Report, directory: Path) -> str:
         Dot("xz after train", baselines.xz_after_train, None),
     ]
     models = len(report.evaluation.models)
-    _save(directory, BITS_PICTURE, _height(dots), lambda axes, theme: _dot_plot(axes, theme, dots, models=models))
+    save_picture(
+        directory, BITS_PICTURE, _height(dots), lambda axes, theme: _dot_plot(axes, theme, dots, models=models)
+    )
     return BITS_PICTURE
 
 
@@ -86,7 +88,7 @@ def _preference(report: Report, directory: Path) -> str:
         axes.annotate("chance", (CHANCE, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
                       textcoords="offset points", ha="center", color=theme.second, fontsize=8)  # fmt: skip
 
-    _save(directory, PREFERENCE_PICTURE, _height(dots), draw)
+    save_picture(directory, PREFERENCE_PICTURE, _height(dots), draw)
     return PREFERENCE_PICTURE
 
 
@@ -102,7 +104,7 @@ def _loss(training: Training, directory: Path) -> str:
             axes.legend(frameon=False, fontsize=8, labelcolor=theme.text)
 
     name = loss_picture(training.stage)
-    _save(directory, name, 2.7, draw, width=4.6)
+    save_picture(directory, name, 2.7, draw, width=4.6)
     return name
 
 
@@ -129,9 +131,10 @@ def _height(dots: Sequence[Dot]) -> float:
     return 0.7 + 0.42 * len(dots)
 
 
-def _save(
+def save_picture(
     directory: Path, name: str, height: float, draw: Callable[["Axes", Theme], None], *, width: float = 7.2
 ) -> None:
+    """Have `draw` fill the axes of `NAME.png` and of `NAME.dark.png`; sizes are in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

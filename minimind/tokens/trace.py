@@ -78,7 +78,9 @@ class TextTrace(Config):
     logged: list[LoggedRow]
     """Rows with the text that were left out, cut or changed."""
     models: dict[str, str]
-    """Fingerprint → name of every model that has learnt from it, or from such a model."""
+    """Fingerprint → name of every model that has learnt from it, or was made of such a model."""
+    learnt_by: dict[str, list[str]]
+    """The same models → the trainings by which they did: a model's own, and those of the models it was made of."""
 
 
 def trace_text(text: str, store: Store, trainings: Sequence[Training], *, limit: int = 20) -> TextTrace:
@@ -98,12 +100,14 @@ def trace_text(text: str, store: Store, trainings: Sequence[Training], *, limit:
             found += count
             rows += _rows_seen(corpus, split, hits, sets, trainings, text)
     seen = {t.fingerprint for row in rows for document in row.documents for t in document.trainings if t.steps}
+    learnt_by = _learnt_by(artifacts, seen)
     return TextTrace(
         text=text,
         rows=rows,
         rows_found=found,
         logged=[row for artifact in artifacts for row in islice(search_logs(artifact, text), limit)],
-        models=_descendants(artifacts, seen),
+        models={one.fingerprint: one.label for one in artifacts if one.fingerprint in learnt_by},
+        learnt_by=learnt_by,
     )
 
 
@@ -207,13 +211,11 @@ def _steps_of(training: Training, artifact: Artifact, spans: dict[int, list[tupl
     return steps
 
 
-def _descendants(artifacts: Sequence[Artifact], trained: set[str]) -> dict[str, str]:
-    """The models among `artifacts` that are, or were made of, one of the trained ones."""
-    return {
-        artifact.fingerprint: artifact.label
-        for artifact in artifacts
-        if (artifact.dir / "model.safetensors").exists() and trained & set(_trained_from(artifact))
-    }
+def _learnt_by(artifacts: Sequence[Artifact], trained: set[str]) -> dict[str, list[str]]:
+    """Each model among `artifacts` → those of the trained ones that it is or was made of, where there are any."""
+    models = [artifact for artifact in artifacts if (artifact.dir / "model.safetensors").exists()]
+    found = {model.fingerprint: [one for one in _trained_from(model) if one in trained] for model in models}
+    return {fingerprint: list(dict.fromkeys(ones)) for fingerprint, ones in found.items() if ones}
 
 
 def _trained_from(artifact: Artifact) -> Iterator[str]:

@@ -4,10 +4,12 @@ Steps are counted from 1. Not here: from a text to the steps (`minimind.tokens.t
 (`minimind.tokens.microscope`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
+from minimind.artifact import Artifact
 from minimind.config import Config
 from minimind.errors import ConfigError
+from minimind.lineage import parent
 from minimind.tokens.batches import PairBatches
 from minimind.tokens.layout import IGNORE, Batch, PiecesOfStep
 from minimind.tokens.microscope import Slide
@@ -47,6 +49,8 @@ class StepTrace(Config):
     epoch: int
     """From 1, of the step's first row."""
     pieces: list[PieceOfStep]
+    sources: dict[str, str]
+    """What the pieces were read from → digest of its bytes, as in the lineage; empty where `ingest` is gone."""
     changed_code: list[str]
     """Modules that choose rows and have changed since: where there are any, this is not what it was given."""
 
@@ -59,15 +63,30 @@ def trace_step(training: Training, step: int) -> StepTrace:
     batches = training.open()
     batch, pieces = batches.batch(step - 1), batches.pieces(step - 1)
     items = batches.num_pairs if isinstance(batches, PairBatches) else batches.num_rows
+    traced = list(_pieces(slides, batch, pieces))
     return StepTrace(
         training=training.label,
         fingerprint=training.fingerprint,
         token_set=f"{training.tokens.label} {training.tokens.fingerprint}",
         step=step,
         epoch=(step - 1) * training.batch_items // items + 1,
-        pieces=list(_pieces(slides, batch, pieces)),
+        pieces=traced,
+        sources=_digests(training, {piece.source for piece in traced}),
         changed_code=list(training.changed_code),
     )
+
+
+def _digests(training: Training, names: Collection[str]) -> dict[str, str]:
+    """The digests of what was read for these sources; a name has the file behind it where a source has several."""
+    found, bare = dict[str, str](), {name.partition("/")[0] for name in names}
+    for token_set in training.token_sets:
+        artifact: Artifact | None = token_set
+        for name in ("corpus", "rows", "rows"):
+            artifact = artifact and parent(artifact, name)
+        for source, digest in artifact.manifest.parts.sources.items() if artifact else ():
+            if source in names or source in bare or source.partition("/")[0] in names:
+                found[source] = digest
+    return found
 
 
 def _pieces(slides: Sequence[Slide], batch: Batch, pieces: PiecesOfStep) -> Iterator[PieceOfStep]:

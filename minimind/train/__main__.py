@@ -1,17 +1,19 @@
 """One rank: `python -m minimind.train run.json`, started by torchrun. See `launch.py`."""
 
+import faulthandler
 import os
 import signal
 import sys
 from pathlib import Path
 
-from minimind.train.launch import STOPPED_BY_SIGNAL, end_with_parent, record_failure
+from minimind.train.launch import PULSES_DIR, STACKS_SIGNAL, STOPPED_BY_SIGNAL, end_with_parent, record_failure
 from minimind.train.stage_configs import TrainRun
 
 
 def main(run_path: Path) -> int:
     """Train, and give the exit code. What ends a training early is noted for the process that launched it."""
     end_with_parent(signal.SIGKILL)
+    faulthandler.register(STACKS_SIGNAL, all_threads=True)
     run = TrainRun.model_validate_json(run_path.read_bytes())
     rank = int(os.environ.get("RANK", "0"))
     try:
@@ -22,7 +24,7 @@ def main(run_path: Path) -> int:
         record_failure(run.out_dir, rank, error)
         raise
     try:
-        with join(run.config.device) as ranks:
+        with join(run.config.device, stall_seconds=run.config.stall_seconds, pulses=run.out_dir / PULSES_DIR) as ranks:
             run_rank(run, ranks)
     except Stopped as error:
         record_failure(run.out_dir, rank, error)

@@ -105,6 +105,8 @@ class TrainConfig(Config):
     checkpoint_seconds: Annotated[float, Field(gt=0), WHERE] = 60.0
     checkpoint_steps: Annotated[Positive | None, WHERE] = None
     """Also save after every so many steps."""
+    stall_seconds: Annotated[float, Field(gt=0), WHERE] = 900.0
+    """A training of which no rank goes on for so long is ended, with what its ranks were at."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

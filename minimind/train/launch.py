@@ -19,6 +19,7 @@ With several `nodes` the stage runs on node 0, which owns the directory, and wai
 import errno
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -35,7 +36,7 @@ import psutil
 
 from minimind import errors, runtime
 from minimind.config import Config
-from minimind.errors import MiniMindError, StageError
+from minimind.errors import LostProcessError, MiniMindError, StageError
 from minimind.train.config import TrainConfig
 from minimind.train.stage_configs import TrainRun
 
@@ -46,14 +47,21 @@ TRAINING_FILE = "training.json"
 """The summary that the first rank leaves."""
 CHECKPOINTS_DIR = "checkpoints"
 LOG_FILE = "ranks.log"
+PULSES_DIR = "pulses"
+"""A file for each rank, touched as it goes on."""
 PARENT_VARIABLE = "MINIMIND_PARENT_PID"
-GRACE_SECONDS = 10
-"""From SIGTERM to SIGKILL: time for a step and a checkpoint of a small model."""
+GRACE_SECONDS = 7
+"""From SIGTERM to SIGKILL: time for a step and a checkpoint of a small model, and all is over within 10 s."""
 MEETING_SECONDS = 600
 """How long node 0 waits for the others, and they for it."""
 ROOM_BYTES = 64 << 10
 """Less than this and a rank may not have been able to say why it ended."""
 TAIL_LINES = 40
+STACKS_SIGNAL = signal.SIGUSR1
+"""Has a rank print the stacks of its threads."""
+LOST_RANK = re.compile(r"rank +: (\d+) [^\n]*\n +exitcode +: -(\d+) \(pid: (\d+)\)")
+CLOSED_RANK = re.compile(r"Sending process (\d+) closing signal")
+"""What torchrun prints of each rank that a signal ended, and of those that it ended itself because one was gone."""
 STOPPED_BY_SIGNAL = 128 + signal.SIGTERM
 """Exit code of a rank that stopped because it was asked to."""
 
@@ -76,6 +84,8 @@ def launch(run: TrainRun) -> None:
     """
     for old in run.out_dir.glob("failure-*.json"):
         old.unlink()
+    pulses = run.out_dir / PULSES_DIR
+    shutil.rmtree(pulses, ignore_errors=True)
     run_path = run.out_dir / RUN_FILE
     runtime.write_json(run_path, run.model_dump(mode="json"))
     if run.config.nodes > 1:  # somebody may have to do something
@@ -86,10 +96,11 @@ def launch(run: TrainRun) -> None:
     with (run.out_dir / LOG_FILE).open("wb") as log:
         process = start_agent(run, run_path, node_rank=0, output=log)
         try:
-            code = _wait(process)
+            code = _wait(process, run)
         except BaseException:
             stop_tree(process, grace_seconds=GRACE_SECONDS)
             raise
+    shutil.rmtree(pulses, ignore_errors=True)
     if code:
         raise _error_of(run, code)
 
@@ -189,13 +200,35 @@ def _environment(run: TrainRun) -> dict[str, str]:
     }
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
-    """The exit code. Wakes up often, so that an exception sent to this thread (a cancelled task) gets in."""
+def _wait(process: subprocess.Popen[bytes], run: TrainRun) -> int:
+    """The exit code. Wakes up often, so that an exception sent to this thread (a cancelled task) gets in.
+
+    Raises StageError where no rank goes on any more.
+    """
+    started = time.time()
     while True:
         try:
             return process.wait(timeout=0.5)
         except subprocess.TimeoutExpired:
-            continue
+            pulses = (run.out_dir / PULSES_DIR).glob("*")
+            beaten = max([started, *(pulse.stat().st_mtime for pulse in pulses)])
+            if time.time() - beaten > run.config.stall_seconds:
+                raise _stalled(process, run) from None
+
+
+def _stalled(process: subprocess.Popen[bytes], run: TrainRun) -> StageError:
+    """What the ranks of a training that does not go on are at; their stacks are printed to the log."""
+    states = []
+    for rank in psutil.Process(process.pid).children():  # of the agent
+        with suppress(psutil.NoSuchProcess):
+            states.append(f"process {rank.pid} is {rank.status()}")
+            rank.send_signal(STACKS_SIGNAL)
+    time.sleep(1)  # they print
+    return StageError(
+        f"{run.stage}: no rank went on for {run.config.stall_seconds:.0f} s (`stall_seconds`), so it was ended: "
+        f"{', '.join(states) or 'no process is there'}; the stacks of those that could print them are in "
+        f"{run.out_dir / LOG_FILE}. Run it again: it goes on from its last checkpoint"
+    )
 
 
 def _error_of(run: TrainRun, code: int) -> MiniMindError:
@@ -208,20 +241,35 @@ def _error_of(run: TrainRun, code: int) -> MiniMindError:
             f"{run.stage}: no space is left in {run.out_dir}; make room, and run it again: it goes on from the last "
             "checkpoint that could be written"
         )
-    if failures:
+    log_path = run.out_dir / LOG_FILE
+    log = log_path.read_text(encoding="utf-8", errors="replace") if log_path.exists() else ""
+    lost = _lost_rank(log, failures)
+    if failures and not lost:
         first = failures[0]
         known = getattr(errors, first.kind, None)
         if isinstance(known, type) and issubclass(known, MiniMindError):
             return known(first.message)
         what = f"{run.stage}: rank {first.rank} failed with {first.kind}: {first.message}"
         return StageError("\n".join([what, *first.lines]))
-    lines = (run.out_dir / LOG_FILE).read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
+    lines = log.splitlines()[-TAIL_LINES:]
     if run.config.nodes > 1 and any("DistStoreError" in line or "DistNetworkError" in line for line in lines):
         return StageError(
             f"{run.stage}: `nodes` {run.config.nodes} did not meet at {run.config.rendezvous} within "
             f"{MEETING_SECONDS // 60} minutes; start `minimind node --rank N` on the others, and look at {LOG_FILE}"
         )
-    return StageError("\n".join([f"{run.stage}: training ended with exit code {code}; its last lines:", *lines]))
+    if lost:
+        return LostProcessError("\n".join([f"{run.stage}: {lost}; the last lines of all ranks:", *lines]))
+    kind = LostProcessError if code < 0 else StageError
+    return kind("\n".join([f"{run.stage}: training ended with exit code {code}; its last lines:", *lines]))
+
+
+def _lost_rank(log: str, failures: Sequence[Failure]) -> str:
+    """Which rank was lost to a signal, in words; empty where none was, or only because another one had failed."""
+    closed, noted = set(CLOSED_RANK.findall(log)), {failure.rank for failure in failures}
+    for rank, number, pid in LOST_RANK.findall(log):
+        if pid not in closed and int(rank) not in noted and int(number) != signal.SIGABRT:
+            return f"rank {rank} was lost to signal {number} ({signal.strsignal(int(number))})"
+    return ""
 
 
 def _watch(parent: int, signal_number: signal.Signals) -> None:

@@ -186,6 +186,7 @@ def _accumulate(training: Training, batch: Batch, *, scale: float) -> list[Sums]
     for micro, last in micro_batches(
         batch, objective.items(batch), objective.take, training.ranks, config.micro_items, unit=config.unit
     ):
+        training.ranks.beat()
         loss, sums = objective.loss(training.model, micro)
         training.gradients.backward(loss * scale, last=last)
         found.append({name: value.detach().float() for name, value in sums.items()})

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -28,8 +29,8 @@ from torch import Tensor, nn
 from minimind import runtime
 from minimind.errors import ConfigError
 
-TIMEOUT = timedelta(minutes=5)
-"""For one collective. A rank that died is seen by torchrun within a second; this is for one that hangs."""
+SPARE_SECONDS = 60
+"""A collective gives up so much later than the one who watches the ranks, and can say better which of them hangs."""
 
 BUCKET_BYTES = 25 << 20
 """DDP's default: large enough to fill a link, small enough to start before the backward pass ends."""
@@ -42,10 +43,17 @@ class Ranks:
     rank: int
     size: int
     device: torch.device
+    pulse: Path | None = None
+    """Touched with every micro-batch, so that one who watches can tell slow from stuck."""
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    def beat(self) -> None:
+        """Say that this rank is not stuck."""
+        if self.pulse:
+            os.utime(self.pulse)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """`tensor`, in place the sum over ranks."""
@@ -89,8 +97,11 @@ class Ranks:
 
 
 @contextmanager
-def join(device_name: str) -> Iterator[Ranks]:
-    """Take this process's place among the ranks that torchrun started; one process needs no group."""
+def join(device_name: str, *, stall_seconds: float = 900.0, pulses: Path | None = None) -> Iterator[Ranks]:
+    """Take this process's place among the ranks that torchrun started; one process needs no group.
+
+    Each rank touches a file of its own in `pulses` as it goes on.
+    """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = runtime.choose_device(device_name)
     if device.type == "cuda":
@@ -100,13 +111,19 @@ def join(device_name: str) -> Iterator[Ranks]:
             raise ConfigError(f"`processes` asks for more than the {torch.cuda.device_count()} GPUs of this machine")
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")  # what is left in fp32 may use TF32
+    pulse = pulses and pulses / str(rank)
+    if pulse:
+        pulse.parent.mkdir(exist_ok=True)
+        pulse.touch()
+    ranks = Ranks(rank, size, device, pulse)
     if size == 1:
-        yield Ranks(rank, size, device)
+        yield ranks
         return
     if device.type == "mps":
         raise ConfigError('`processes` above 1 works on "cuda" and "cpu", not on "mps"')
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-    yield Ranks(rank, size, device)
+    patience = timedelta(seconds=stall_seconds + SPARE_SECONDS)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
+    yield ranks
     dist.destroy_process_group()  # after an error the others may be in a collective, and this would wait for them
 
 

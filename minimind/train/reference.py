@@ -105,6 +105,7 @@ def _complete(table: Table, model: Transformer, wanted: Wanted, ranks: Ranks) ->
     new = torch.zeros_like(table, device=device)
     with torch.no_grad():
         for round_start in range(0, len(groups), ranks.size):
+            ranks.beat()
             # a rank without a group in the last round computes one all the same: sharded models need all ranks
             number = min(round_start + ranks.rank, len(groups) - 1)
             first, stop = np.searchsorted(group_P, [groups[number], groups[number] + 1])

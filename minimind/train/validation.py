@@ -44,6 +44,7 @@ def validate(model: Transformer, objective: Objective, held_out: HeldOut, ranks:
             whole = held_out.batches.batch(first // held_out.batch_items)
             whole = objective.take(whole, 0, min(held_out.batch_items, wanted - first))
             units += objective.count(whole)
+            ranks.beat()
             places.append((first + ranks.share(objective.items(whole), unit)[0]) // unit)
             parts.append(_measure(model, objective, whole, ranks, unit=unit))
     model.train(was_training)

@@ -63,6 +63,17 @@ class Duplicates:
         """The rows that are no duplicates."""
         return (self.exact_of == NONE) & (self.near_of == NONE)
 
+    @property
+    def first(self) -> Rows:
+        """The first row that is equal, of each row: itself where none was before it."""
+        return np.where(self.exact_of == NONE, np.arange(len(self.exact_of)), self.exact_of)
+
+    @property
+    def kept_for(self) -> Rows:
+        """The kept row that each row was dropped for; itself where it is kept."""
+        first = self.first
+        return np.where(self.near_of[first] == NONE, first, self.near_of[first])
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -110,11 +121,9 @@ def clusters(duplicates: Duplicates, *, largest: int = CLUSTERS_SHOWN) -> tuple[
 
     A cluster is a kept row and all that were dropped for it: near duplicates, and copies of it or of those.
     """
-    rows = np.arange(len(duplicates.exact_of))
-    first = np.where(duplicates.exact_of == NONE, rows, duplicates.exact_of)
-    kept = np.where(duplicates.near_of[first] == NONE, first, duplicates.near_of[first])
+    first, kept = duplicates.first, duplicates.kept_for
     jaccard = np.where(kept == first, 1.0, duplicates.jaccard[first])
-    dropped = np.flatnonzero(kept != rows)
+    dropped = np.flatnonzero(kept != np.arange(len(kept)))
     dropped = dropped[np.argsort(kept[dropped], kind="stable")]
     roots, starts, counts = np.unique(kept[dropped], return_index=True, return_counts=True)
     shown = [

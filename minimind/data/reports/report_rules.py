@@ -16,13 +16,14 @@ ABOUT = {
     "personal": "e-mail addresses, phone and card numbers, keys are masked",
     "duplicates": "the same as an earlier row",
     "near_duplicates": "almost the same as an earlier row",
+    "forget": "on the list of rows to forget, or a copy of one",
 }
 """Rule → what it does, in a few words."""
 
 
 def rule_order(rule: str) -> tuple[int, str]:
-    """Where a rule comes: the check of a row as it is read, the catalog, duplicates; what is not known comes last."""
-    known = ["check", *RULES, "duplicates", "near_duplicates"]
+    """Where a rule comes: the check of a row as it is read, the catalog, duplicates, what is forgotten; others last."""
+    known = ["check", *RULES, "duplicates", "near_duplicates", "forget"]
     return (known.index(rule) if rule in known else len(known), rule)
 
 
