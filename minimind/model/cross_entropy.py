@@ -134,10 +134,10 @@ def _chances(
     label_N1 = labels_N.unsqueeze(1).masked_fill(~real_N1, 0)
     logits_NV = F.linear(rows_ND, cast_VD)
     at_label_N1 = logits_NV.gather(1, label_N1).to(exact)
-    largest_N1, place_N1 = logits_NV.max(1, keepdim=True)
     chances_NV = logits_NV.softmax(-1, dtype=exact)
     # log Σ exp = largest − log p(largest): p there is at least 1/V, so nothing underflows and one pass is saved.
-    log_sum_N1 = largest_N1.to(exact) - chances_NV.gather(1, place_N1).log()
+    # Twice `amax`, for on a CPU `max`, which also says where, takes five times as long as both.
+    log_sum_N1 = logits_NV.amax(1, keepdim=True).to(exact) - chances_NV.amax(1, keepdim=True).log()
     log_probs_N = (at_label_N1 - log_sum_N1).masked_fill(~real_N1, 0.0).squeeze(1)
     return chances_NV, log_probs_N, label_N1, real_N1.to(exact)
 
