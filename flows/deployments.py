@@ -16,7 +16,11 @@ from prefect.runner import Runner
 
 from flows.full_pipeline import full_pipeline
 from flows.stages import ALL
+from flows.sweep import sweep
+from minimind import runtime
+from tasks.pipeline import end_lost_runs
 
+DEPLOYED = (full_pipeline, *ALL, sweep)
 NAME = "local"
 AT_ONCE = 2  # runs side by side; trainings take turns anyway (a lock on the device)
 GROUPS = {
@@ -34,19 +38,22 @@ kernel frees when a holder dies. A limit in Prefect is a lease, and a run that c
 training must not end because a server was away.
 """
 
+KEPT = ("schedules", "paused")
+"""What a person may have set in Prefect's page: not said again when the deployments are registered, so it stays."""
+
 
 def served() -> list[RunnerDeployment]:
     """A deployment for each flow."""
-    return [_deployment(flow) for flow in (full_pipeline, *ALL)]
+    return [_deployment(flow) for flow in DEPLOYED]
 
 
 def names() -> list[str]:
     """`full-pipeline/local` and its kin."""
-    return [f"{flow.name}/{NAME}" for flow in (full_pipeline, *ALL)]
+    return [f"{flow.name}/{NAME}" for flow in DEPLOYED]
 
 
 def group_of(flow_name: str) -> str | None:
-    """The group of a stage; None for the pipeline."""
+    """The group of a stage; None for the pipeline and for sweeps."""
     return next((group for group, stages in GROUPS.items() if flow_name in stages), None)
 
 
@@ -55,6 +62,7 @@ def serve_all(ready: Path) -> None:
     runner = Runner(name=NAME, limit=AT_ONCE, pause_on_shutdown=False)
     for deployment in served():
         runner.add_deployment(deployment)
+    end_lost_runs(runtime.home())
     ready.touch()
     try:
         asyncio.run(runner.start())
@@ -64,7 +72,7 @@ def serve_all(ready: Path) -> None:
 
 def _deployment(flow: Flow[Any, Any]) -> RunnerDeployment:
     group = group_of(flow.name)
-    return flow.to_deployment(
+    deployment = flow.to_deployment(
         name=NAME,
         description=flow.description,
         tags=["minimind", *([group] if group else [])],
@@ -73,6 +81,8 @@ def _deployment(flow: Flow[Any, Any]) -> RunnerDeployment:
         # By module, not by file: a file entrypoint puts `flows/` first on sys.path.
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    deployment.model_fields_set.difference_update(KEPT)
+    return deployment
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 
-def _says(text: str) -> Any:
+def says(text: str) -> Any:
+    """What a form says of a parameter."""
     # Not `description=`: Prefect overwrites that with what the flow's docstring says of the parameter.
     return Field(json_schema_extra={"description": text})
 
@@ -16,22 +17,22 @@ def _says(text: str) -> Any:
 RowKind = Literal["pretrain", "chat", "preference", "prompt"]
 Positive = Annotated[float, Field(gt=0)]
 
-Kind = Annotated[RowKind, _says("The kind of rows.")]
+Kind = Annotated[RowKind, says("The kind of rows.")]
 RecipeName = Annotated[
-    str, _says("How it is learnt: the name of a recipe in flows/recipes, or the path of a TOML file.")
+    str, says("How it is learnt: the name of a recipe in flows/recipes, or the path of a TOML file.")
 ]
 Data = Annotated[
     str | None,
-    _says("What is learnt from: the name of a spec in data_specs, or the path of a TOML file; else the recipe's."),
+    says("What is learnt from: the name of a spec in data_specs, or the path of a TOML file; else the recipe's."),
 ]
-Overrides = Annotated[list[str] | None, _says('Settings of the recipe to change, such as ["pretrain.lr=3e-4"].')]
-Rate = Annotated[Positive | None, _says("Peak of the learning rate; else the recipe's.")]
-Epochs = Annotated[Positive | None, _says("Passes over the data; else the recipe's.")]
+Overrides = Annotated[list[str] | None, says('Settings of the recipe to change, such as ["pretrain.lr=3e-4"].')]
+Rate = Annotated[Positive | None, says("Peak of the learning rate; else the recipe's.")]
+Epochs = Annotated[Positive | None, says("Passes over the data; else the recipe's.")]
 _URI = "models:/<name>/<version>, models:/<name>@<alias>, or an artifact's directory."
-Corpus = Annotated[str, _says(f"The corpus to read: {_URI}")]
-TokenizerUri = Annotated[str, _says(f"The tokenizer to use: {_URI}")]
-Tokens = Annotated[str, _says(f"The token set to learn from: {_URI}")]
-Init = Annotated[str, _says(f"The model to start from: {_URI}")]
-Teacher = Annotated[str, _says(f"The model to learn from: {_URI}")]
-Downstream = Annotated[bool, _says("Then also run every later stage that reads what this one made.")]
-Refresh = Annotated[bool, _says("Run again even what is there and unchanged.")]
+Corpus = Annotated[str, says(f"The corpus to read: {_URI}")]
+TokenizerUri = Annotated[str, says(f"The tokenizer to use: {_URI}")]
+Tokens = Annotated[str, says(f"The token set to learn from: {_URI}")]
+Init = Annotated[str, says(f"The model to start from: {_URI}")]
+Teacher = Annotated[str, says(f"The model to learn from: {_URI}")]
+Downstream = Annotated[bool, says("Then also run every later stage that reads what this one made.")]
+Refresh = Annotated[bool, says("Run again even what is there and unchanged.")]

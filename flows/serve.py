@@ -139,6 +139,7 @@ def start_prefect(home: Path, port: int) -> Server:
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         # Leases of concurrency limits. In memory, as by default, a slot is taken for ever once this server is killed.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",  # until a run that waits looks again; else 30
     }
     return _start("prefect", command, home, extra, is_healthy=lambda: _answers(f"{address}/api/health"))
 

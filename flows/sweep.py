@@ -10,10 +10,9 @@ from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.runtime import flow_run
-from pydantic import Field
 
 from flows.full_pipeline import full_pipeline
-from flows.parameters import Data, Downstream, RecipeName
+from flows.parameters import Data, Downstream, RecipeName, says
 from flows.stages import ALL
 from minimind.config import nearest
 from minimind.errors import ConfigError
@@ -22,24 +21,19 @@ from tasks.pipeline import pipeline
 from tasks.sweep import end, run_points
 from tasks.sweep_plan import PIPELINE, SweepPlan, Walk, plan_sweep, swept_stage
 
-
-def _says(text: str) -> Any:
-    return Field(json_schema_extra={"description": text})  # as in flows/parameters.py
-
-
 Settings = Annotated[
-    list[str], _says('What is varied, such as ["sft.lr=1e-4,3e-4", "sft.epochs=2"]; one value alone holds for all.')
+    list[str], says('What is varied, such as ["sft.lr=1e-4,3e-4", "sft.epochs=2"]; one value alone holds for all.')
 ]
 Stage = Annotated[
     Literal["pretrain", "sft", "dpo", "lora", "distill", "full-pipeline"] | None,
-    _says("What is run; else the training whose settings are varied."),
+    says("What is run; else the training whose settings are varied."),
 ]
 Inputs = Annotated[
     dict[str, str] | None,
-    _says('What all points read, such as {"init": "models:/minimind-sft/2"}: init, tokens, tokenizer, teacher.'),
+    says('What all points read, such as {"init": "models:/minimind-sft/2"}: init, tokens, tokenizer, teacher.'),
 ]
-Metric = Annotated[str | None, _says("What decides: a figure of the training, or stage.figure; else the usual one.")]
-Goal = Annotated[Literal["min", "max"] | None, _says("Which way it is better, where that is not known.")]
+Metric = Annotated[str | None, says("What decides: a figure of the training, or stage.figure; else the usual one.")]
+Goal = Annotated[Literal["min", "max"] | None, says("Which way it is better, where that is not known.")]
 ARTIFACTS = ("init", "tokens", "tokenizer", "teacher")
 """Parameters of a stage's flow that name artifacts."""
 

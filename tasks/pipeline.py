@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from prefect.context import FlowRunContext
 
@@ -124,11 +125,23 @@ def part_of(
         _part.reset(token)
 
 
+def end_lost_runs(home: Path) -> int:
+    """End, in Prefect and in MLflow, what killed processes of this machine left open; says how many runs."""
+    try:
+        return _end_lost(home, Tracker(home))
+    except ServiceError:
+        return settle(home, None)
+
+
+def _end_lost(home: Path, tracker: Tracker) -> int:
+    return settle(home, tracker) + tracker.reap()
+
+
 def _connect(run: Pipeline) -> Tracker | None:
     home = run.store.root.parent
     try:
         tracker = Tracker(home)
-        ended = settle(home, tracker) + tracker.reap()
+        ended = _end_lost(home, tracker)
         missed = tracker.sync(run.store, noted_only=True)
     except ServiceError as error:
         run.display.warn(f"{error}. Training goes on; MLflow is told at the next start, or by `minimind sync`")

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-USER = "minimind"
+USER, PASSWORD = "minimind", "wild-geese"
+"""Of somebody who owns the databases, and may do no more on the server."""
 
 
 def find_programs() -> Path | None:
@@ -24,7 +25,7 @@ def find_programs() -> Path | None:
 
 @contextmanager
 def postgres(programs: Path, *databases: str) -> Iterator[str]:
-    """Inside, a server on the loopback has these databases; gives `user@host:port`. No password is asked for."""
+    """Inside, a server on the loopback has these databases of USER, who needs PASSWORD; gives `user@host:port`."""
     directory = Path(tempfile.mkdtemp(prefix="minimind-postgres-"))  # pytest's own folders are closed to other users
     data, log = directory / "data", directory / "log"
     account = _account()
@@ -51,11 +52,13 @@ def postgres(programs: Path, *databases: str) -> Iterator[str]:
     port = _free_port()
     options = f"-p {port} -k {directory} -c listen_addresses=127.0.0.1 -c fsync=off"
     try:
-        run("initdb", "--pgdata", str(data), "--username", USER, "--auth", "trust", "--encoding", "UTF8", "--no-sync")
+        run("initdb", "--pgdata", str(data), "--auth-local", "trust", "--auth-host", "scram-sha-256", "--no-sync")
         run("pg_ctl", "--pgdata", str(data), "--log", str(log), "--options", options, "--wait", "start")
         try:
+            there = ("--host", str(directory), "--port", str(port))  # the socket, as the server's owner
+            run("psql", *there, "--command", f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'", "postgres")
             for name in databases:
-                run("createdb", "--host", "127.0.0.1", "--port", str(port), "--username", USER, name)
+                run("createdb", *there, "--owner", USER, name)
             yield f"{USER}@127.0.0.1:{port}"
         finally:
             run("pg_ctl", "--pgdata", str(data), "--mode", "immediate", "--wait", "stop")

@@ -3,6 +3,7 @@
 The two lists, the forms, and what both are given. On real servers: `test_up.py` and `test_pool.py`.
 """
 
+import importlib
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from flows.local import flow_names
 from minimind import runtime
 from tasks import retries
 
+DEPLOYED = [*flow_names(), "sweep"]
 POOL_FILE = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text(encoding="utf-8"))
 
 
@@ -42,11 +44,11 @@ def here() -> dict[str, RunnerDeployment]:
 
 def test_both_ways_offer_every_flow():
     """A stage that can be run in one way only is a stage that is forgotten."""
-    assert list(here()) == list(in_file()) == flow_names()
-    assert set(here()) == {"full-pipeline", *(stage for stages in GROUPS.values() for stage in stages)}
+    assert list(here()) == list(in_file()) == DEPLOYED
+    assert set(here()) == {"full-pipeline", "sweep", *(stage for stages in GROUPS.values() for stage in stages)}
 
 
-@pytest.mark.parametrize("name", flow_names())
+@pytest.mark.parametrize("name", DEPLOYED)
 def test_both_ways_say_the_same_of_a_flow(name: str):
     served_one, filed = here()[name], in_file()[name]
     assert served_one.entrypoint == filed["entrypoint"]
@@ -81,12 +83,19 @@ def test_nothing_starts_by_itself():
     assert [(name, [s["active"] for s in found]) for name, found in schedules.items()] == [("full-pipeline", [False])]
 
 
+def test_a_schedule_that_was_added_in_the_page_outlives_a_restart():
+    """Prefect replaces by nothing what it is told is empty."""
+    told = [deployment.model_dump(exclude_unset=True) for deployment in served()]
+    assert not {"schedules", "paused"} & {name for one in told for name in one}
+    assert all({"description", "tags", "version", "concurrency_limit"} <= set(one) for one in told)
+
+
 def test_the_file_names_no_place_of_one_machine():
     text = (CHECKOUT / "prefect.yaml").read_text(encoding="utf-8")
     assert not re.findall(r"(?<![\w.}/-])/\w+", text.replace("full-pipeline/pool", ""))
 
 
-@pytest.mark.parametrize("name", flow_names())
+@pytest.mark.parametrize("name", DEPLOYED)
 def test_the_form_of_a_flow_can_be_read(name: str):
     """What a person sees in Prefect's page: names as after `-p`, in the flow's order, each with a sentence."""
     schema = here()[name]._parameter_openapi_schema
@@ -94,7 +103,9 @@ def test_the_form_of_a_flow_can_be_read(name: str):
     assert [field["position"] for field in fields.values()] == list(range(len(fields)))
     assert {key: field["title"] for key, field in fields.items()} == {key: key for key in fields}
     assert not [key for key, field in fields.items() if not field["description"].endswith((".", '"].'))]
-    assert not schema.required and all("default" in field for field in fields.values())
+    required = ["settings"] if name == "sweep" else []  # all else runs as it stands
+    assert schema.required == required
+    assert [key for key, field in fields.items() if "default" not in field] == required
     assert "Args:" not in here()[name].description and "\n" not in here()[name].description
 
 
@@ -133,12 +144,14 @@ def test_a_run_that_nobody_watches_tries_a_stage_again(monkeypatch: pytest.Monke
 
 def test_the_settings_that_up_gives_its_runner_are_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Prefect ignores what it does not know, also a variable with a typing mistake."""
+    monkeypatch.delenv(retries.VARIABLE, raising=False)
     given: dict[str, str] = {}
     monkeypatch.setattr(serve, "_start", lambda *arguments, **_: given.update(arguments[3]))
     serve.start_deployments(tmp_path, 1, 2)
     serve.start_prefect(tmp_path, 1)
     assert given[retries.VARIABLE] == "1"
     known = {name.upper() for name in get_current_settings().to_environment_variables()}
-    assert {"PREFECT_RUNNER_POLL_FREQUENCY", "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"} <= known & given.keys()
-    module = __import__(given["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"], fromlist=["ConcurrencyLeaseStorage"])
-    assert module.ConcurrencyLeaseStorage
+    ours = {name for name in given if name.startswith(("PREFECT_RUNNER_", "PREFECT_SERVER_CONCURRENCY_"))}
+    ours |= {"PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS"}
+    assert len(ours) == 3 and ours <= known & given.keys()
+    assert importlib.import_module(given["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"]).ConcurrencyLeaseStorage

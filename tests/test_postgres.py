@@ -9,32 +9,32 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from postgres_server import find_programs, postgres
+from postgres_server import PASSWORD, find_programs, postgres
 from test_pipeline import STAGES
 from test_up import BIN, CHECKOUT, Up
 
 from minimind.artifact import Store
+from tasks.runs import without_password
 from tasks.tracking import Tracker
 
 PROGRAMS = find_programs()
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(PROGRAMS is None, reason="no PostgreSQL server here (Debian: apt-get install postgresql)"),
-    pytest.mark.skipif(importlib.util.find_spec("psycopg") is None, reason="pip install 'minimind-pipeline[postgres]'"),
-]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(PROGRAMS is None, reason="no PostgreSQL server here (Debian: apt-get install postgresql)")
+@pytest.mark.skipif(importlib.util.find_spec("psycopg") is None, reason="pip install 'minimind-pipeline[postgres]'")
 def test_both_databases_can_be_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The same pipeline, states, curves and registry, and no SQLite file anywhere."""
     with postgres(PROGRAMS, "prefect", "mlflow") as server:
         urls = {
+            "PGPASSWORD": PASSWORD,  # so that no URL has it
             "PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{server}/prefect",
             "MLFLOW_TRACKING_URI": f"postgresql://{server}/mlflow",
         }
         up = Up(tmp_path, **urls)
         try:
             up.wait_until_ready()
-            assert not [line for line in commands_of(up) if server in line], "everybody reads a command line"
+            assert not [line for line in commands_of(up) if "postgresql" in line], "everybody reads a command line"
             parameters = (f"{name}={json.dumps(value)}" for name, value in up.parameters.items())
             done = up.run("full-pipeline/local", *parameters)
             assert done.returncode == 0 and "Completed" in done.stdout, done.stdout + done.stderr
@@ -47,7 +47,8 @@ def test_both_databases_can_be_postgresql(tmp_path: Path, monkeypatch: pytest.Mo
             assert "minimind-chat" in {model["name"] for model in page["registered_models"]}
         finally:
             up.stop()
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", urls["MLFLOW_TRACKING_URI"])
+        for name in ("MLFLOW_TRACKING_URI", "PGPASSWORD"):
+            monkeypatch.setenv(name, urls[name])
         look_at_runs(Tracker(tmp_path / "home"))
         assert not list((tmp_path / "home").rglob("*.db*"))
         environment = {**os.environ, **urls, "MINIMIND_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
@@ -60,6 +61,14 @@ def test_both_databases_can_be_postgresql(tmp_path: Path, monkeypatch: pytest.Mo
             check=True,
         )
         assert "nothing to run" in again.stdout
+
+
+def test_a_password_in_a_url_is_not_written_down():
+    """Notes in the store and messages name the server; the connection needs the rest."""
+    assert without_password("postgresql://me:se%40cret@db/mlflow") == "postgresql://me@db/mlflow"
+    assert without_password("https://me:secret@tracking:5000/") == "https://me@tracking:5000/"
+    for plain in ("sqlite:////a/b:c@d.db", "http://127.0.0.1:5000", "postgresql://me@db:5432/mlflow"):
+        assert without_password(plain) == plain
 
 
 def look_at_runs(tracker: Tracker) -> None:
