@@ -18,6 +18,7 @@ from flows import serve
 from minimind import runtime
 from minimind.artifact import Artifact, Store, open_artifact, verify
 from minimind.config import nearest
+from minimind.data.wording import duration
 from minimind.errors import ArtifactError, ConfigError, MiniMindError, MissingError, ServiceError, StageError
 from minimind.housekeeping import Plan, plan_removal
 from minimind.lineage import Lineage
@@ -90,7 +91,7 @@ def plan(name: str, parameters: dict[str, Any], *, console: Console, as_json: bo
     waiting = [step for step in steps if not step.reused]
     known = [step.seconds for step in waiting if step.seconds is not None]
     words = f"{len(waiting)} of {len(steps)} stages would run"
-    words += f", for about {_duration(sum(known))}" if known else ""
+    words += f", for about {duration(sum(known))}" if known else ""
     words += " and what is not known" if 0 < len(known) < len(waiting) else ""
     console.print(f"\n{words}" if waiting else "\nnothing to run", highlight=False)
 
@@ -98,7 +99,7 @@ def plan(name: str, parameters: dict[str, Any], *, console: Console, as_json: bo
 def _headline(step: Any) -> str:
     if step.reused:
         return f"[green]✓ {step.label:18}[/green] reuse  {escape(step.uri)}"
-    about = f"  about {_duration(step.seconds)} ({step.seconds_from})" if step.seconds is not None else ""
+    about = f"  about {duration(step.seconds)} ({step.seconds_from})" if step.seconds is not None else ""
     return f"[yellow]● {step.label:18}[/yellow] run  {about}"
 
 
@@ -140,11 +141,6 @@ def _step_facts(step: Any) -> dict[str, Any]:
 
 def _shortened(digest: re.Match[str]) -> str:
     return digest[0][:12]
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes:.0f} min" if minutes < 100 else f"{hours:.1f} h"
 
 
 def find_model(model: str) -> Path:

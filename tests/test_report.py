@@ -15,12 +15,12 @@ from minimind.data.documents import RowKind, check_row
 from minimind.data.dropped import DropLog
 from minimind.data.sharding import SHARD, ShardConfig
 from minimind.data.shards import write_rows
-from minimind.data.wording import cell
+from minimind.data.wording import cell, duration
 from minimind.errors import ArtifactError, ConfigError, DataError, MissingError
 from minimind.evaluate.card import Report, read_report
 from minimind.evaluate.config import EvaluateConfig, PublishConfig
 from minimind.evaluate.findings import findings
-from minimind.evaluate.page import duration, fenced, render_html, render_markdown, shown
+from minimind.evaluate.page import fenced, render_html, render_markdown, shown
 from minimind.evaluate.report import PUBLISH, draw
 from minimind.evaluate.results import Answer, Evaluation, Interval, read_evaluation
 from minimind.evaluate.stage import EVALUATE

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from minimind.cli.shared import AsJson, console, local
+from minimind.data.wording import duration
 from minimind.errors import ConfigError, MiniMindError, StageError
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _print(forecasts: list["Forecast"], price: float | None) -> None:
             _short(forecast.tokens),
             f"{forecast.tokens_per_second:,.0f}",
             "–" if forecast.mfu is None else f"{forecast.mfu:.0%}",
-            _duration(forecast.seconds),
+            duration(forecast.seconds),
             _short(1e6 * forecast.memory_mb) + "B" + (f" × {forecast.processes}" if forecast.processes > 1 else ""),
             _short(1e6 * forecast.disk_mb) + "B",
             *money,
@@ -176,7 +177,7 @@ def _print(forecasts: list["Forecast"], price: float | None) -> None:
         tokens = sum(forecast.tokens for forecast in forecasts)
         table.add_section()
         table.add_row(
-            "all", "", _short(tokens), "", "", _duration(total), "", _short(1e6 * _disk(forecasts)) + "B", *money
+            "all", "", _short(tokens), "", "", duration(total), "", _short(1e6 * _disk(forecasts)) + "B", *money
         )
     console.print(table)
     for forecast in forecasts:
@@ -188,12 +189,6 @@ def _print(forecasts: list["Forecast"], price: float | None) -> None:
 def _disk(forecasts: list["Forecast"]) -> float:
     """MB: every model stays, and the checkpoints of one training are there at a time."""
     return sum(one.model_mb for one in forecasts) + max((one.checkpoints_mb for one in forecasts), default=0.0)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _short(value: float) -> str:

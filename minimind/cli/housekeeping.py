@@ -9,6 +9,7 @@ from rich.table import Table
 
 from minimind.cli.inspect import find
 from minimind.cli.shared import AsJson, console, local
+from minimind.data.wording import size
 
 if TYPE_CHECKING:
     from minimind.housekeeping import Plan
@@ -86,16 +87,12 @@ def _print_plan(plan: "Plan", *, removed: bool) -> None:
     if plan.leftovers:
         table = Table("what", "stage", "size", "days old", "below artifacts/")
         for leftover in sorted(plan.leftovers, key=lambda one: -one.bytes):
-            table.add_row(leftover.kind, leftover.label, _size(leftover.bytes), f"{leftover.days:.1f}", leftover.path)
+            table.add_row(leftover.kind, leftover.label, size(leftover.bytes), f"{leftover.days:.1f}", leftover.path)
         console.print(table)
     reasons = Counter(plan.kept.values())
     for reason, count in reasons.most_common():
         console.print(f"kept: {count} artifact{'s' * (count > 1)} for {reason}", highlight=False)
     words = "freed" if removed else "could be freed"
-    console.print(f"{_size(plan.bytes_freed)} {words}, {_size(plan.bytes_kept)} kept", highlight=False)
+    console.print(f"{size(plan.bytes_freed)} {words}, {size(plan.bytes_kept)} kept", highlight=False)
     if plan.leftovers and not removed:
         console.print("`minimind gc --yes` removes it", highlight=False)
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

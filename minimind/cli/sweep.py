@@ -123,7 +123,7 @@ def _print_plan(plan: Any, *, as_json: bool) -> None:
     if as_json:
         console.print_json(data=_plan_facts(plan))
         return
-    from minimind.evaluate.page import duration
+    from minimind.data.wording import duration
 
     points = plan.grid.points
     console.print(f"{len(points)} points of {plan.stage}, by {plan.metric.words}", highlight=False)

@@ -1,4 +1,4 @@
-"""Figures and foreign texts as they are shown in the data report.
+"""Figures and foreign texts as they are shown in reports and on the terminal.
 
 A text that was dropped is somebody else's, and often it was dropped because of what cannot be seen in it. So
 control and format characters are spelled out, and nothing in a text can start markup in Markdown. Escaping for
@@ -28,6 +28,16 @@ def percent(share: float) -> str:
     if 0.9995 <= share < 1:
         return "> 99.9 %"
     return f"{share:.1%}".replace("%", " %")
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def size(count: int) -> str:

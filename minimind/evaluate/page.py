@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minimind.data.pages import template
+from minimind.data.wording import duration
 from minimind.evaluate.card import Report
 from minimind.evaluate.charts import FIGURES_DIR
 from minimind.evaluate.results import Answer, Interval
@@ -74,16 +75,6 @@ def shown(value: float | str | None) -> str:
 
 def interval(value: Interval) -> str:
     return f"{value.low:.3f} – {value.high:.3f}"
-
-
-def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def date(iso: str) -> str:
