@@ -36,6 +36,7 @@ def go_on(run: Pipeline, made: Made) -> Artifact:
     for kind in made.kinds:
         if made.has(f"ingest-{kind}"):
             made.add(clean(run, made[f"ingest-{kind}"]))
+    for kind in made.kinds:
         if made.has(f"clean-{kind}"):
             made.add(shard(run, made[f"clean-{kind}"]))
     if made.has("shard-pretrain"):

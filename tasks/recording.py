@@ -3,18 +3,12 @@
 All of them are views. One that is down costs the stage nothing; `minimind sync` makes MLflow good.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefect import get_run_logger
-from prefect.artifacts import (
-    create_link_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_link_artifact
 from prefect.context import FlowRunContext
 
 from minimind.artifact import Artifact, Inputs
@@ -26,7 +20,7 @@ from minimind.tokens.microscope_page import first_steps_page
 from minimind.tokens.trainings import TRAININGS
 from minimind.train.history import training_to_come
 from tasks.follow import Follower
-from tasks.running import PREFECT_FAILURES
+from tasks.prefect_page import one_line, progress_sink, telling_prefect
 from tasks.tracking import Registration, Tracker
 
 if TYPE_CHECKING:
@@ -85,7 +79,7 @@ class Recording:
             sinks["MLflow"] = lambda events: tracker.log_steps(run_id, events)
         if FlowRunContext.get():
             with telling_prefect(pipeline, f"the progress of {self._label}"):
-                sinks["Prefect"] = _prefect_sink(self._label)
+                sinks["Prefect"] = progress_sink(self._label)
         self._follower = Follower(scratch, sinks, skip_to_step=delivered).__enter__()
 
     def record(self, artifact: Artifact) -> Registration | None:
@@ -138,15 +132,6 @@ class Recording:
 
 
 @contextmanager
-def telling_prefect(pipeline: "Pipeline", what: str) -> Iterator[None]:
-    """Inside, a Prefect server that does not answer costs a warning and no more."""
-    try:
-        yield
-    except PREFECT_FAILURES as error:
-        pipeline.display.warn(f"Prefect was not told of {what} ({one_line(error)})")
-
-
-@contextmanager
 def telling_mlflow(pipeline: "Pipeline", what: str) -> Iterator[None]:
     """Inside, a tracking server that does not answer costs a warning and no more."""
     failures = pipeline.tracker.failures if pipeline.tracker else ()
@@ -154,57 +139,3 @@ def telling_mlflow(pipeline: "Pipeline", what: str) -> Iterator[None]:
         yield
     except failures as error:
         pipeline.display.warn(f"MLflow was not told of {what} ({one_line(error)})")
-
-
-def show_in_prefect(artifact: Artifact, registration: Registration | None, pipeline: "Pipeline", label: str) -> None:
-    """A page of figures with the link to MLflow; the stage's report, where it wrote one, as it is."""
-    if not FlowRunContext.get():
-        return
-    lines = [
-        f"# {label}",
-        "",
-        f"`{registration.uri if registration and registration.uri else artifact.fingerprint}`",
-        "",
-    ]
-    if registration and pipeline.tracker:
-        link = pipeline.tracker.links.run(pipeline.tracker.experiment_id, registration.run_id)
-        lines += [f"[MLflow run]({link})", ""]
-    summary = artifact.summary()
-    lines += ["| figure | value |", "|---|---|", *(f"| {k} | {v} |" for k, v in summary.figures.items())]
-    lines += ["", *(f"- {warning}" for warning in summary.warnings)]
-    if summary.samples:
-        lines += ["", "## Samples", "```text", *summary.samples[:5], "```"]
-    create_markdown_artifact("\n".join(lines), key=f"{label.replace('_', '-')}", description=f"{label}: figures")
-    if (artifact.dir / "report.md").exists():
-        text = (artifact.dir / "report.md").read_text(encoding="utf-8")
-        key = "report-card" if artifact.kind == "publish" else f"{label.replace('_', '-')}-report"
-        create_markdown_artifact(text, key=key, description=key.replace("-", " "))
-
-
-def _prefect_sink(label: str) -> Callable[[list[Event]], None]:
-    """Progress artifact and throttled log lines of a stage on the Prefect page of its run."""
-    log = get_run_logger()
-    key = label.replace("_", "-")
-    artifact_id = create_progress_artifact(progress=0.0, key=f"{key}-progress", description=f"{label}: progress")
-    last_time = [0.0]
-
-    def deliver(events: list[Event]) -> None:
-        for event in events:
-            if event.kind == "log":
-                log.warning(event.message) if event.level == "warning" else log.info(event.message)
-        moving = [event for event in events if event.kind != "log" and event.total]
-        if moving and moving[-1].time - last_time[0] > 5:
-            event, last_time[0] = moving[-1], moving[-1].time
-            log.info("%s/%s %s", event.step, event.total, _figures_line(event.metrics) or event.message)
-            update_progress_artifact(artifact_id=artifact_id, progress=min(100.0, 100 * event.step / event.total))
-
-    return deliver
-
-
-def _figures_line(metrics: Mapping[str, float | None]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
-
-
-def one_line(error: BaseException) -> str:
-    text = str(error) if isinstance(error, MiniMindError) else f"{type(error).__name__}: {error}"
-    return text.strip().splitlines()[0][:300] if text.strip() else type(error).__name__

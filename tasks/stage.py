@@ -33,7 +33,8 @@ from minimind.train.slots import slot
 from minimind.workers import mapping
 from tasks.display import Display
 from tasks.pieces import on_task_runner
-from tasks.recording import Recording, one_line, show_in_prefect, telling_prefect
+from tasks.prefect_page import one_line, show_stage, telling_prefect
+from tasks.recording import Recording
 from tasks.retries import PAUSES_SECONDS, may_pass, pause_before_retry, retries
 from tasks.tracking import CANDIDATE, CHAMPION, Tracker, noted, registered_as
 
@@ -289,7 +290,7 @@ def _build_and_record(pipeline: Pipeline, stage: Stage[Any], config: Config, inp
     if not reused and stage.name != "publish":  # which repeats, in its report card, what was said before
         pipeline.display.warnings(label, artifact.summary().warnings)
     with telling_prefect(pipeline, f"the figures of {label}"):
-        show_in_prefect(artifact, registration, pipeline, label)
+        show_stage(artifact, registration, pipeline, label)
     return uri
 
 

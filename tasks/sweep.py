@@ -20,7 +20,8 @@ from minimind.sweep.comparison import Comparison, Curve, Result
 from minimind.sweep.grid import Point, bare
 from minimind.sweep.page import render_markdown, sweep_dir, write, write_all
 from tasks.pipeline import part_of
-from tasks.recording import one_line, telling_mlflow, telling_prefect
+from tasks.prefect_page import one_line, telling_prefect
+from tasks.recording import telling_mlflow
 from tasks.stage import Pipeline, Step, prefect_link
 from tasks.sweep_aliases import Aliases
 from tasks.sweep_plan import SweepPlan

@@ -220,6 +220,11 @@ def test_the_flow_run_is_completed_and_its_page_has_figures_and_the_link(publish
         artifacts = {artifact.key: artifact.data for artifact in client.read_artifacts()}
     assert "MLflow run" in artifacts["sft"]
     assert "report-card" in artifacts
+    for stage in ("pretrain", "sft", "dpo", "lora"):
+        assert artifacts[f"{stage}-curve"].startswith(f"![loss of {stage} by step](data:image/png;base64,iVBOR")
+    rows = [line for line in artifacts["stages"].splitlines() if line.startswith("| ")]
+    assert [row.split()[1] for row in rows[1:]] == STAGES
+    assert all("| made |" in row and "/#/experiments/" in row for row in rows[1:])
 
 
 def test_a_second_run_runs_nothing(parameters: dict[str, str], published: str, tracker: Tracker):

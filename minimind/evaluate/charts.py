@@ -52,7 +52,7 @@ def draw_all(report: Report, directory: Path) -> list[str]:
     names = [_bits(report, directory)]
     if any(result.preference for result in report.evaluation.models.values()):
         names.append(_preference(report, directory))
-    return names + [_loss(training, directory) for training in report.trainings if training.curves]
+    return names + [draw_loss(training, directory) for training in report.trainings if training.curves]
 
 
 def loss_picture(stage: str) -> str:
@@ -92,7 +92,9 @@ def _preference(report: Report, directory: Path) -> str:
     return PREFERENCE_PICTURE
 
 
-def _loss(training: Training, directory: Path) -> str:
+def draw_loss(training: Training, directory: Path) -> str:
+    """Draw a training's losses by step; the name of the picture."""
+
     def draw(axes: "Axes", theme: Theme) -> None:
         for curve, colour in zip(training.curves, (theme.first, theme.second), strict=False):
             style = "-" if len(curve.steps) > 1 else "o"

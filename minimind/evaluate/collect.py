@@ -55,7 +55,7 @@ def collect(config: PublishConfig, inputs: Inputs, published: ModelName, *, warn
         evaluation=evaluation,
         funnels=_funnels(artifacts),
         tokenizer=next((a.summary().figures for a in artifacts if a.kind == "tokenizer"), {}),
-        trainings=[_training(artifact) for artifact in artifacts if artifact.kind in MODEL_NAMES],
+        trainings=[training_of(artifact) for artifact in artifacts if artifact.kind in MODEL_NAMES],
         lineage=[node_of(artifact) for artifact in artifacts],
         commands=list(config.commands),
         seconds=round(sum(artifact.manifest.seconds for artifact in artifacts), 1),
@@ -180,7 +180,8 @@ def _count_dropped(path: Path) -> Counter[tuple[str, str]]:
     return counts
 
 
-def _training(artifact: Artifact) -> Training:
+def training_of(artifact: Artifact) -> Training:
+    """A training's figures and the curves of its losses."""
     events, _ = read_events(artifact.dir / EVENTS_FILE)
     points: dict[str, list[tuple[int, float]]] = {}
     for event in events:
