@@ -74,6 +74,7 @@ def environment(home: Path) -> dict[str, str]:
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+        "PREFECT_CLIENT_MAX_RETRIES": "3",  # after 2, 4 and 8 s; by default a server that is gone costs a minute a call
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": os.environ.get("MINIMIND_PREFECT_CONSOLE", "CRITICAL"),
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -16,7 +16,7 @@ from minimind.data.spec import load_spec
 from minimind.errors import ServiceError
 from minimind.recipe import load_recipe
 from tasks.display import Display
-from tasks.prefect_page import show_stages, telling_prefect
+from tasks.prefect_page import show_stages, tell_prefect
 from tasks.running import Status, note_end, note_run, settle
 from tasks.stage import Pipeline, Step, prefect_link
 from tasks.tracking import Tracker
@@ -89,8 +89,7 @@ def pipeline(
             raise
         finally:
             note_end(home, note, status, _versions(run), run.tracker)
-            with telling_prefect(run, "its stages"):
-                show_stages(run, status)
+            tell_prefect(run, "its stages", lambda: show_stages(run, status))
 
 
 @contextmanager

@@ -6,13 +6,18 @@ keeps its history over runs. A server that does not answer costs a warning.
 
 import base64
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import get_run_logger
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
 from prefect.context import FlowRunContext
 
 from minimind.artifact import Artifact, open_artifact
@@ -28,21 +33,23 @@ if TYPE_CHECKING:
     from tasks.stage import Pipeline
 
 UPDATE_SECONDS = 5.0
+AWAY_SECONDS = 120.0
+"""A call to a server that is gone blocks for the quarter of a minute in which Prefect tries again."""
 
 
-@contextmanager
-def telling_prefect(pipeline: "Pipeline", what: str) -> Iterator[None]:
-    """Inside, a Prefect server that does not answer costs a warning and no more."""
+def tell_prefect(pipeline: "Pipeline", what: str, tell: Callable[[], None]) -> None:
+    """Show something in Prefect; a server that does not answer costs a warning, and for a while is not asked again."""
+    if FlowRunContext.get() is None or time.monotonic() < pipeline.prefect_away_until:
+        return
     try:
-        yield
+        tell()
     except PREFECT_FAILURES as error:
+        pipeline.prefect_away_until = time.monotonic() + AWAY_SECONDS
         pipeline.display.warn(f"Prefect was not told of {what} ({one_line(error)})")
 
 
 def show_stage(artifact: Artifact, registration: Registration | None, pipeline: "Pipeline", label: str) -> None:
     """Figures with the link to MLflow and samples; the curve of a training; the report of a stage that wrote one."""
-    if not FlowRunContext.get():
-        return
     key = key_of(label)
     create_markdown_artifact(
         _figures(artifact, registration, pipeline, label), key=key, description=f"{label}: figures"
@@ -57,7 +64,7 @@ def show_stage(artifact: Artifact, registration: Registration | None, pipeline: 
 
 def show_stages(pipeline: "Pipeline", status: str) -> None:
     """All stages of a flow run in one table: made or reused, which version, how long, where in MLflow."""
-    if not (FlowRunContext.get() and pipeline.steps) or status == "KILLED":  # a cancelled run is to end soon
+    if not pipeline.steps or status == "KILLED":  # a cancelled run is to end soon
         return
     lines = [f"# {pipeline.name}: {status.lower()}", ""]
     if pipeline.tracker and pipeline.run_id:
@@ -70,6 +77,16 @@ def show_stages(pipeline: "Pipeline", status: str) -> None:
         words = ["reused" if step.reused else "made", f"`{step.uri or fingerprint}`", took, _link(pipeline, artifact)]
         lines.append(f"| {step.label} | {' | '.join(words)} |")
     create_markdown_artifact("\n".join(lines), key="stages", description=f"{pipeline.name}: its stages")
+
+
+def show_first_steps(label: str, link: str) -> None:
+    """A link to the page of a training's first steps."""
+    create_link_artifact(
+        link=link,
+        link_text=Path(link.partition("?")[0]).name,
+        key=f"{key_of(label)}-first-steps",
+        description=f"{label}: the tokens of its first steps, and what is learnt of them",
+    )
 
 
 def progress_sink(label: str) -> Callable[[list[Event]], None]:

@@ -8,9 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefect.artifacts import create_link_artifact
-from prefect.context import FlowRunContext
-
 from minimind.artifact import Artifact, Inputs
 from minimind.config import Config
 from minimind.errors import MiniMindError
@@ -20,7 +17,7 @@ from minimind.tokens.microscope_page import first_steps_page
 from minimind.tokens.trainings import TRAININGS
 from minimind.train.history import training_to_come
 from tasks.follow import Follower
-from tasks.prefect_page import one_line, progress_sink, telling_prefect
+from tasks.prefect_page import one_line, progress_sink, show_first_steps, tell_prefect
 from tasks.tracking import Registration, Tracker
 
 if TYPE_CHECKING:
@@ -77,9 +74,8 @@ class Recording:
         if tracker and self._run_id:
             run_id = self._run_id
             sinks["MLflow"] = lambda events: tracker.log_steps(run_id, events)
-        if FlowRunContext.get():
-            with telling_prefect(pipeline, f"the progress of {self._label}"):
-                sinks["Prefect"] = progress_sink(self._label)
+        shown = f"the progress of {self._label}"
+        tell_prefect(pipeline, shown, lambda: sinks.update(Prefect=progress_sink(self._label)))
         self._follower = Follower(scratch, sinks, skip_to_step=delivered).__enter__()
 
     def record(self, artifact: Artifact) -> Registration | None:
@@ -113,14 +109,8 @@ class Recording:
             return
         with self._tolerant("could not take the page of the first steps"):
             tracker.log_page(run_id, page, FIRST_STEPS_FILE)
-        if FlowRunContext.get():
-            with telling_prefect(self._pipeline, "the first steps"):
-                create_link_artifact(
-                    link=tracker.links.page(tracker.experiment_id, run_id, FIRST_STEPS_FILE),
-                    link_text=FIRST_STEPS_FILE,
-                    key=f"{self._label.replace('_', '-')}-first-steps",
-                    description=f"{self._label}: the tokens of its first steps, and what is learnt of them",
-                )
+        link = tracker.links.page(tracker.experiment_id, run_id, FIRST_STEPS_FILE)
+        tell_prefect(self._pipeline, "the first steps", lambda: show_first_steps(self._label, link))
 
     @contextmanager
     def _tolerant(self, words: str) -> Iterator[None]:

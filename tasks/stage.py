@@ -33,7 +33,7 @@ from minimind.train.slots import slot
 from minimind.workers import mapping
 from tasks.display import Display
 from tasks.pieces import on_task_runner
-from tasks.prefect_page import one_line, show_stage, telling_prefect
+from tasks.prefect_page import one_line, show_stage, tell_prefect
 from tasks.recording import Recording
 from tasks.retries import PAUSES_SECONDS, may_pass, pause_before_retry, retries
 from tasks.tracking import CANDIDATE, CHAMPION, Tracker, noted, registered_as
@@ -77,6 +77,8 @@ class Pipeline:
     run_id: str | None = None
     context: dict[str, str] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
+    prefect_away_until: float = 0.0
+    """By the monotonic clock, where its server did not answer."""
 
     def stage(self, stage: Stage[Any], config: Config, inputs: Inputs) -> Artifact:
         """The stage's artifact: reused where it may be, else built, recorded and registered."""
@@ -289,8 +291,7 @@ def _build_and_record(pipeline: Pipeline, stage: Stage[Any], config: Config, inp
     pipeline.display.finished(label, f"{words}  {uri or artifact.fingerprint}")
     if not reused and stage.name != "publish":  # which repeats, in its report card, what was said before
         pipeline.display.warnings(label, artifact.summary().warnings)
-    with telling_prefect(pipeline, f"the figures of {label}"):
-        show_stage(artifact, registration, pipeline, label)
+    tell_prefect(pipeline, f"the figures of {label}", lambda: show_stage(artifact, registration, pipeline, label))
     return uri
 
 

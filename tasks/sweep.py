@@ -20,7 +20,7 @@ from minimind.sweep.comparison import Comparison, Curve, Result
 from minimind.sweep.grid import Point, bare
 from minimind.sweep.page import render_markdown, sweep_dir, write, write_all
 from tasks.pipeline import part_of
-from tasks.prefect_page import one_line, telling_prefect
+from tasks.prefect_page import one_line, tell_prefect
 from tasks.recording import telling_mlflow
 from tasks.stage import Pipeline, Step, prefect_link
 from tasks.sweep_aliases import Aliases
@@ -173,9 +173,12 @@ def _tell(run: Pipeline, plan: SweepPlan, comparison: Comparison, result: Result
         if run.tracker and run.run_id:
             run.tracker.log_files(run.run_id, directory)
             run.tracker.log_tags(run.run_id, {"best": best.name, "registered": best.version or ""} if best else {})
-    if FlowRunContext.get():
-        with telling_prefect(run, "the comparison"):
-            create_markdown_artifact(render_markdown(comparison), key="sweep", description="the points of the sweep")
+    page = render_markdown(comparison)
+    tell_prefect(
+        run,
+        "the comparison",
+        lambda: create_markdown_artifact(page, key="sweep", description="the points of the sweep"),
+    )
 
 
 def _typed(point: Point) -> dict[str, str]:
