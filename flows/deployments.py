@@ -47,23 +47,18 @@ def served() -> list[RunnerDeployment]:
     return [_deployment(flow) for flow in DEPLOYED]
 
 
-def names() -> list[str]:
-    """`full-pipeline/local` and its kin."""
-    return [f"{flow.name}/{NAME}" for flow in DEPLOYED]
-
-
 def group_of(flow_name: str) -> str | None:
     """The group of a stage; None for the pipeline and for sweeps."""
     return next((group for group, stages in GROUPS.items() if flow_name in stages), None)
 
 
 def serve_all(ready: Path) -> None:
-    """Register the deployments, write `ready`, and run what is asked of them until stopped."""
+    """Register the deployments, write their names to `ready`, and run what is asked of them until stopped."""
     runner = Runner(name=NAME, limit=AT_ONCE, pause_on_shutdown=False)
     for deployment in served():
         runner.add_deployment(deployment)
     end_lost_runs(runtime.home())
-    ready.touch()
+    runtime.write_atomic(ready, ", ".join(f"{flow.name}/{NAME}" for flow in DEPLOYED))
     try:
         asyncio.run(runner.start())
     except KeyboardInterrupt:

@@ -28,7 +28,8 @@ Data = Annotated[
 Overrides = Annotated[list[str] | None, says('Settings of the recipe to change, such as ["pretrain.lr=3e-4"].')]
 Rate = Annotated[Positive | None, says("Peak of the learning rate; else the recipe's.")]
 Epochs = Annotated[Positive | None, says("Passes over the data; else the recipe's.")]
-_URI = "models:/<name>/<version>, models:/<name>@<alias>, or an artifact's directory."
+# Prefect's page takes what stands between < and > for HTML.
+_URI = "models:/NAME/VERSION, models:/NAME@ALIAS, or an artifact's directory."
 Corpus = Annotated[str, says(f"The corpus to read: {_URI}")]
 TokenizerUri = Annotated[str, says(f"The tokenizer to use: {_URI}")]
 Tokens = Annotated[str, says(f"The token set to learn from: {_URI}")]

@@ -24,6 +24,7 @@ from minimind.errors import ConfigError, ServiceError
 HOST = "127.0.0.1"
 PREFECT_PORT = 4200  # pyproject.toml points a plain `prefect` command in this checkout at it
 MLFLOW_PORT = 5000
+READY_FILE = "logs/deployments.ready"  # in the store: the names of what is served, once it is
 UP_FILE = "up.address"  # in the store: where the Prefect server of `minimind up` listens
 HEALTH_SECONDS = 120.0  # a busy two-core machine needs 20 to 40
 GRACE_SECONDS = 15.0
@@ -175,7 +176,7 @@ def start_deployments(home: Path, prefect_port: int, mlflow_port: int) -> Server
         retries.VARIABLE: os.environ.get(retries.VARIABLE, "1"),  # nobody may be looking
         "PREFECT_RUNNER_POLL_FREQUENCY": str(POLL_SECONDS),
     }
-    ready = home / "logs" / "deployments.ready"
+    ready = home / READY_FILE
     ready.unlink(missing_ok=True)
     command = [sys.executable, "-m", "flows.deployments", str(ready)]
     return _start("deployments", command, home, extra, is_healthy=ready.exists)
@@ -202,7 +203,7 @@ def up(console: Console, *, prefect_port: int = PREFECT_PORT, mlflow_port: int =
             servers[-1].wait_until_healthy()
         runtime.write_atomic(home / UP_FILE, f"http://{HOST}:{prefect_port}\n")
         stack.callback((home / UP_FILE).unlink, missing_ok=True)
-        _say_where(console, prefect_port, mlflow_port)
+        _say_where(console, home, prefect_port, mlflow_port)
         try:
             _watch(servers)
         except KeyboardInterrupt:
@@ -210,12 +211,10 @@ def up(console: Console, *, prefect_port: int = PREFECT_PORT, mlflow_port: int =
     console.print("all servers are down", highlight=False)
 
 
-def _say_where(console: Console, prefect_port: int, mlflow_port: int) -> None:
-    from flows.deployments import names
-
+def _say_where(console: Console, home: Path, prefect_port: int, mlflow_port: int) -> None:
     console.print(f"Prefect      http://{HOST}:{prefect_port}", highlight=False)
     console.print(f"MLflow       http://{HOST}:{mlflow_port}", highlight=False)
-    console.print(f"deployments  {', '.join(names())}", highlight=False)
+    console.print(f"deployments  {(home / READY_FILE).read_text(encoding='utf-8')}", highlight=False)
     console.print("\nIn another shell, in this checkout:")
     if prefect_port != PREFECT_PORT:
         console.print(f"  export PREFECT_API_URL=http://{HOST}:{prefect_port}/api", highlight=False)

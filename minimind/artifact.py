@@ -11,7 +11,7 @@ are flushed: present means whole. `verify` proves it again from the manifest's s
 import fcntl
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,9 +137,10 @@ class Store:
         return artifact
 
     def all(self) -> Iterator[Artifact]:
-        """Every sealed artifact whose manifest can be read."""
+        """Every sealed artifact whose manifest can be read; `minimind fsck` names the others."""
         for path in sorted(self.root.glob(f"*/[!.]*/{MANIFEST_FILE}")):
-            yield open_artifact(path.parent)
+            with suppress(ArtifactError):
+                yield open_artifact(path.parent)
 
     @contextmanager
     def building(self, stage: str, fingerprint: str) -> Iterator[Path]:

@@ -108,6 +108,8 @@ class Runs:
     def begin(self, name: str, *, tags: Mapping[str, str], parent: str | None = None) -> str:
         """Start a run and give its id."""
         own = owner() | ({"mlflow.parentRunId": parent} if parent else {})
+        if prefect := tags.get("prefect_run"):  # tags are no links on MLflow's page; its description is Markdown
+            own["mlflow.note.content"] = f"[Flow run in Prefect]({prefect})"
         run = self.client.create_run(self.experiment_id, run_name=name, tags={**clean_tags(tags), **own})
         return run.info.run_id
 
