@@ -22,12 +22,13 @@ from minimind.errors import ServiceError
 from minimind.events import Event
 
 EXPERIMENT = "minimind"
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 METRICS_A_CALL = 1000  # MLflow's own limit for one log_batch
 
 
 def default_tracking_uri(home: Path) -> str:
     """`MLFLOW_TRACKING_URI`, else a SQLite file in the store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(home)
+    return os.environ.get(TRACKING_VARIABLE) or sqlite_uri(home)
 
 
 def sqlite_uri(home: Path) -> str:
@@ -94,7 +95,10 @@ class Runs:
 
         if self.uri == sqlite_uri(home):
             create_database(home)
+        before = os.environ.get(TRACKING_VARIABLE)
         mlflow.set_tracking_uri(given)
+        if before is None:  # it sets the variable too, and the next store of this process would take this one's server
+            os.environ.pop(TRACKING_VARIABLE, None)
         self.client = MlflowClient()
         self.failures: tuple[type[BaseException], ...] = (MlflowException, OSError)
         self.links = Links(

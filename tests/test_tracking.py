@@ -206,3 +206,14 @@ def test_a_corpus_is_registered_by_manifest_and_location_only(tracker: Tracker, 
 
 def test_the_stages_stored_whole_are_the_models_and_the_tokenizer():
     assert {"tokenizer", "pretrain", "sft", "dpo", "lora", "distill", "publish"} == tracking.WHOLE
+
+
+def test_each_store_of_a_process_has_a_database_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """MLflow puts the server it is set to into the environment, where the next store would find it."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    first, second = (Tracker(tmp_path / name) for name in ("first", "second"))
+    assert "first" in first.uri and "second" in second.uri
+    second.begin("only here", tags={})
+    assert not first.client.search_runs([first.experiment_id])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", first.uri)
+    assert Tracker(tmp_path / "third").uri == first.uri
