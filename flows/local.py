@@ -168,9 +168,9 @@ def promote(model: str) -> tuple[str | None, str]:
     artifact, tracker = open_artifact(find_model(model)), Tracker(runtime.home())
     verify(artifact)
     registration = tracker.registration(artifact)
-    if registration is None or registration.uri is None:
+    if registration is None or registration.name is None or registration.uri is None:
         raise MissingError(f"{artifact.dir}: not in the registry at {tracker.uri}; `minimind sync` puts it there")
-    before = tracker.version_of(registration, CHAMPION)
+    before = tracker.alias_of(registration.name, CHAMPION)
     tracker.set_alias(registration, CHAMPION)
     return before, registration.uri
 

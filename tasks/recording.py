@@ -4,7 +4,7 @@ All of them are views. One that is down costs the stage nothing; `minimind sync`
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,20 +112,19 @@ class Recording:
         link = tracker.links.page(tracker.experiment_id, run_id, FIRST_STEPS_FILE)
         tell_prefect(self._pipeline, "the first steps", lambda: show_first_steps(self._label, link))
 
-    @contextmanager
-    def _tolerant(self, words: str) -> Iterator[None]:
-        failures = self._pipeline.tracker.failures if self._pipeline.tracker else ()
-        try:
-            yield
-        except failures as error:
-            self._pipeline.display.warn(f"MLflow {words} ({one_line(error)})")
+    def _tolerant(self, words: str) -> AbstractContextManager[None]:
+        return _tolerating(self._pipeline, words)
+
+
+def telling_mlflow(pipeline: "Pipeline", what: str) -> AbstractContextManager[None]:
+    """Inside, a tracking server that does not answer costs a warning and no more."""
+    return _tolerating(pipeline, f"was not told of {what}")
 
 
 @contextmanager
-def telling_mlflow(pipeline: "Pipeline", what: str) -> Iterator[None]:
-    """Inside, a tracking server that does not answer costs a warning and no more."""
+def _tolerating(pipeline: "Pipeline", words: str) -> Iterator[None]:
     failures = pipeline.tracker.failures if pipeline.tracker else ()
     try:
         yield
     except failures as error:
-        pipeline.display.warn(f"MLflow was not told of {what} ({one_line(error)})")
+        pipeline.display.warn(f"MLflow {words} ({one_line(error)})")

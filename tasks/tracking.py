@@ -236,11 +236,6 @@ class Tracker(Runs):
         """Point `models:/<name>@<alias>` at a registered version."""
         self.client.set_registered_model_alias(registration.name, alias, str(registration.version))
 
-    def version_of(self, registration: Registration, alias: str) -> str | None:
-        """The URI of the version that an alias of a registered model points at; None where it points at none."""
-        aliases = self.client.get_registered_model(registration.name).aliases
-        return f"models:/{registration.name}/{aliases[alias]}" if alias in aliases else None
-
     def alias_of(self, name: str, alias: str) -> str | None:
         """The URI of the version an alias of a name points at; None where the name or the alias is not there."""
         from mlflow.exceptions import MlflowException

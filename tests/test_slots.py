@@ -62,7 +62,7 @@ def test_two_trainings_never_share_the_processors_and_a_killed_one_frees_them(tm
 def test_a_user_may_share_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINIMIND_SHARE_DEVICES", "1")
     with slot(config(), tmp_path, waiting=refuse), slot(config(), tmp_path, waiting=refuse):
-        pass
+        assert not list(tmp_path.iterdir()), "nothing is locked"
 
 
 def test_each_training_sees_the_gpus_it_holds_and_no_others(gpus: None, tmp_path: Path) -> None:
@@ -82,7 +82,8 @@ def test_each_training_sees_the_gpus_it_holds_and_no_others(gpus: None, tmp_path
 
 def test_a_training_on_the_cpu_takes_no_gpu(gpus: None, tmp_path: Path) -> None:
     with slot(config(processes=3), tmp_path, waiting=refuse), slot(config(device="cpu"), tmp_path, waiting=refuse):
-        pass
+        assert (tmp_path / ".processors.slot").exists()
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1,2"
 
 
 def test_gpus_that_are_hidden_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
