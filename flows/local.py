@@ -5,7 +5,6 @@ own for as long as it runs, on the same database, so that its page is there afte
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +14,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows import serve
+from flows.catalog import FULL, find_flow
 from minimind import runtime
 from minimind.artifact import Artifact, Store, open_artifact, verify
 from minimind.config import nearest
-from minimind.data.wording import duration
 from minimind.errors import ArtifactError, ConfigError, MiniMindError, MissingError, ServiceError, StageError
 from minimind.housekeeping import Plan, plan_removal
 from minimind.lineage import Lineage
-
-FULL = "full-pipeline"
-SHOWN_REASONS = 4
-
-
-def flow_names() -> list[str]:
-    """Every flow that can be run, in the order of the pipeline."""
-    return [FULL, *(flow.name for flow in _stage_flows())]
-
-
-def parameters_of(name: str) -> set[str]:
-    """The parameters a flow takes."""
-    return set(_find(name).parameters.properties)
 
 
 def run(name: str, parameters: dict[str, Any], *, console: Console) -> str:
     """Run a flow to its end and give the registry URI of what it made. Raises StageError where a stage fails."""
     from prefect.exceptions import ParameterTypeError
 
-    flow = _find(name)
+    flow = find_flow(name)
     try:
         flow.validate_parameters(parameters)
     except (ParameterTypeError, ValidationError) as error:
@@ -78,75 +64,11 @@ def to_the_end(flow: Any, parameters: dict[str, Any], *, console: Console) -> st
             raise StageError(f"{flow.name} failed: {type(error).__name__}: {error} ({hint})") from error
 
 
-def plan(name: str, parameters: dict[str, Any], *, console: Console, as_json: bool) -> None:
-    """Say of every stage of a flow whether it would run, why, what it would read, and for how long. Starts nothing."""
-    steps = planned(parameters, name)
-    if as_json:
-        console.print_json(json.dumps([_step_facts(step) for step in steps], ensure_ascii=False))
-        return
-    for step in steps:
-        console.print(_headline(step), highlight=False)
-        for line in [] if step.reused else _because(step):
-            console.print(f"    [dim]{escape(line)}[/dim]", highlight=False)
-    waiting = [step for step in steps if not step.reused]
-    known = [step.seconds for step in waiting if step.seconds is not None]
-    words = f"{len(waiting)} of {len(steps)} stages would run"
-    words += f", for about {duration(sum(known))}" if known else ""
-    words += " and what is not known" if 0 < len(known) < len(waiting) else ""
-    console.print(f"\n{words}" if waiting else "\nnothing to run", highlight=False)
-
-
-def _headline(step: Any) -> str:
-    if step.reused:
-        return f"[green]✓ {step.label:18}[/green] reuse  {escape(step.uri)}"
-    about = f"  about {duration(step.seconds)} ({step.seconds_from})" if step.seconds is not None else ""
-    return f"[yellow]● {step.label:18}[/yellow] run  {about}"
-
-
-def _because(step: Any) -> list[str]:
-    """Why a stage would run, a line for each kind of reason, and what it would read."""
-    groups: dict[str, list[str]] = {}
-    for reason in step.reasons:
-        word, _, rest = reason.partition(" ")
-        name, _, change = rest.partition(": ")
-        if word == "code":
-            groups.setdefault("code", []).append(name)
-        elif word == "input":
-            if not step.reads.get(name, "").endswith("(new)"):  # of what is new it follows
-                groups.setdefault("input", []).append(f"{name} {change}")
-        elif word in ("config", "source"):
-            groups.setdefault(word, []).append(f"{name}: {re.sub(r'[0-9a-f]{16,}', _shortened, change)}")
-        else:
-            groups.setdefault("", []).append(reason)
-    lines = []
-    for word, found in groups.items():
-        more = f" and {len(found) - SHOWN_REASONS} more" if len(found) > SHOWN_REASONS else ""
-        lines.append(f"{word:7}{', '.join(found[:SHOWN_REASONS])}{more}")
-    versions = dict.fromkeys(version.removeprefix("models:/minimind-") for version in step.reads.values())
-    return [*lines, f"{'reads':7}{', '.join(versions)}"] if versions else lines
-
-
-def _step_facts(step: Any) -> dict[str, Any]:
-    return {
-        "stage": step.label,
-        "fingerprint": step.parts.fingerprint(),
-        "reuse": step.reused,
-        "reasons": list(step.reasons),
-        "version": step.uri,
-        "reads": step.reads,
-        "seconds": step.seconds,
-        "seconds_from": step.seconds_from,
-    }
-
-
-def _shortened(digest: re.Match[str]) -> str:
-    return digest[0][:12]
-
-
 def find_model(model: str) -> Path:
     """The directory of a model given as a registry URI, an artifact's directory, or a short name (`dpo`)."""
     from minimind.evaluate.config import MODEL_NAMES
-    from tasks.tracking import CANDIDATE, Tracker
+    from tasks.registry import CANDIDATE
+    from tasks.tracking import Tracker
 
     if Path(model).expanduser().is_dir():
         return Path(model).expanduser().resolve()
@@ -163,7 +85,8 @@ def find_model(model: str) -> Path:
 
 def promote(model: str) -> tuple[str | None, str]:
     """Make a model the champion of its name; which version was it before, and which is it now."""
-    from tasks.tracking import CHAMPION, Tracker
+    from tasks.registry import CHAMPION
+    from tasks.tracking import Tracker
 
     artifact, tracker = open_artifact(find_model(model)), Tracker(runtime.home())
     verify(artifact)
@@ -171,7 +94,7 @@ def promote(model: str) -> tuple[str | None, str]:
     if registration is None or registration.name is None or registration.uri is None:
         raise MissingError(f"{artifact.dir}: not in the registry at {tracker.uri}; `minimind sync` puts it there")
     before = tracker.alias_of(registration.name, CHAMPION)
-    tracker.set_alias(registration, CHAMPION)
+    tracker.set_alias(registration.name, CHAMPION, registration.uri)
     return before, registration.uri
 
 
@@ -184,7 +107,7 @@ def resolve(uri: str) -> Path:
 
 def registered(lineage: Lineage) -> dict[str, str]:
     """Fingerprint → registry URI of the artifacts of a lineage, as far as they were recorded; no server is asked."""
-    from tasks.tracking import noted
+    from tasks.registry import noted
 
     home = runtime.home()
     found = {node.fingerprint: noted(home, node.kind, node.fingerprint) for node in lineage.nodes}
@@ -259,32 +182,9 @@ def sync(console: Console) -> None:
     console.print(f"{len(delivered)} artifact(s) delivered to {tracker.uri}", highlight=False)
 
 
-def _stage_flows() -> tuple[Any, ...]:
-    from flows.stages import ALL
-
-    return ALL
-
-
-def _find(name: str) -> Any:
-    from flows.full_pipeline import full_pipeline
-
-    found = {flow.name: flow for flow in (full_pipeline, *_stage_flows())}.get(name)
-    if found is None:
-        raise ConfigError(f"no stage `{name}`{nearest(name, flow_names())}")
-    return found
-
-
-def planned(parameters: dict[str, Any], name: str = FULL) -> list[Any]:
-    """What a flow would do, stage by stage, as `tasks.stage.Step`; nothing is run."""
-    from tasks.pipeline import planning
-
-    with planning() as steps:
-        _find(name).fn(**parameters)
-    return steps
-
-
 def _all_there(parameters: dict[str, Any]) -> list[Any]:
     """The steps of the pipeline if every one is sealed, whole and known to MLflow; else an empty list."""
+    from flows.local_plan import planned
     from tasks.tracking import Tracker
 
     steps = planned(parameters)

@@ -26,6 +26,7 @@ PREFECT_PORT = 4200  # pyproject.toml points a plain `prefect` command in this c
 MLFLOW_PORT = 5000
 READY_FILE = "logs/deployments.ready"  # in the store: the names of what is served, once it is
 UP_FILE = "up.address"  # in the store: where the Prefect server of `minimind up` listens
+DATABASE_VARIABLE = "PREFECT_API_DATABASE_CONNECTION_URL"
 HEALTH_SECONDS = 120.0  # a busy two-core machine needs 20 to 40
 GRACE_SECONDS = 15.0
 POLL_SECONDS = 2  # between two looks for runs that were asked for, or cancelled; Prefect's default is 10
@@ -132,6 +133,8 @@ def _prefect_that_is_up() -> str | None:
 
 def start_prefect(home: Path, port: int) -> Server:
     """Start the Prefect server; it is not healthy yet."""
+    if DATABASE_VARIABLE not in os.environ:
+        runtime.create_once(home / "prefect" / "prefect.db", lambda path: _create_prefect_database(home, path))
     address = f"http://{HOST}:{port}"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
     extra = {
@@ -144,6 +147,21 @@ def start_prefect(home: Path, port: int) -> Server:
         "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",  # until a run that waits looks again; else 30
     }
     return _start("prefect", command, home, extra, is_healthy=lambda: _answers(f"{address}/api/health"))
+
+
+def _create_prefect_database(home: Path, path: Path) -> None:
+    """A server that is killed while it creates its tables, or two that do so at once, would leave one none can use."""
+    command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+    extra = {DATABASE_VARIABLE: f"sqlite+aiosqlite:///{path}"}
+    creation = _start("prefect", command, home, extra, is_healthy=path.exists)
+    try:
+        code = creation.process.wait(HEALTH_SECONDS)
+    except subprocess.TimeoutExpired:
+        code = None
+    finally:
+        creation.stop()
+    if code != 0:
+        raise ServiceError(f"Prefect could not create {path}; {creation.last_words()}")
 
 
 def start_mlflow(home: Path, port: int) -> Server:

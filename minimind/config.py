@@ -15,7 +15,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from minimind.errors import ConfigError, MissingError
+from minimind.errors import ArtifactError, ConfigError, MissingError
 
 WHERE = "where-not-what"
 """Marker for `Annotated[int, WHERE]`: the field is no part of a stage's identity."""
@@ -46,6 +46,17 @@ class Config(BaseModel):
         except ValidationError as error:
             lines = [_explain(cls, detail) for detail in error.errors()]
             raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
+
+    @classmethod
+    def read_json(cls, path: Path, *, remedy: str) -> Self:
+        """What a stage wrote to `path`. Raises MissingError or ArtifactError with the `remedy`."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise MissingError(f"{path}: no such file; {remedy}") from None
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            raise ArtifactError(f"{path}: damaged, or of another version ({message}); {remedy}") from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

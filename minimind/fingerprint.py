@@ -19,9 +19,10 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from minimind.config import Config
 
@@ -54,24 +55,46 @@ class Parts(Config):
         return digest(self.model_dump(mode="json"))
 
 
+ChangedPart = Literal["format", "config", "input", "source", "code"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing in which two sets of parts differ. None stands for what one of them has not."""
+
+    part: ChangedPart
+    name: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        """`config lr: 0.001 → 0.0003`."""
+        return f"{self.part} {self.name}: {self.values}"
+
+    @property
+    def values(self) -> str:
+        """`0.001 → 0.0003`."""
+        return " → ".join("(none)" if value is None else str(value) for value in (self.old, self.new))
+
+
 def digest(value: Any) -> str:
     """The shortened sha256 of a JSON-ready value; the order of keys does not matter."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:LENGTH]
 
 
-def explain(old: Parts, new: Parts) -> list[str]:
-    """What differs between two sets of parts, a line each: `config lr: 0.001 → 0.0003`."""
-    lines = []
+def explain(old: Parts, new: Parts) -> list[Change]:
+    """What differs between two sets of parts, down to the key, input, file or module."""
+    changes = []
     if old.format_version != new.format_version:
-        lines.append(f"format {old.format_version} → {new.format_version}")
-    groups = {"config": "config", "inputs": "input", "sources": "source", "code": "code"}
-    for field, word in groups.items():
+        changes.append(Change("format", "version", old.format_version, new.format_version))
+    groups: dict[str, ChangedPart] = {"config": "config", "inputs": "input", "sources": "source", "code": "code"}
+    for field, part in groups.items():
         before, after = flatten(getattr(old, field)), flatten(getattr(new, field))
-        for key in sorted({*before, *after}):
-            if before.get(key) != after.get(key):
-                lines.append(f"{word} {key}: {before.get(key, '(none)')} → {after.get(key, '(none)')}")
-    return lines
+        for name in sorted({*before, *after}):
+            if before.get(name) != after.get(name):
+                changes.append(Change(part, name, before.get(name), after.get(name)))
+    return changes
 
 
 def code_digests(modules: Iterable[str]) -> dict[str, str]:
@@ -197,9 +220,11 @@ def _source_of(name: str) -> Path | None:
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
+    """Nested mappings, and lists of them, as one, with dotted keys: `model.num_layers`, `sources.0.name`."""
     flat: dict[str, Any] = {}
     for key, inner in value.items():
+        if isinstance(inner, list) and inner and all(isinstance(one, Mapping) for one in inner):
+            inner = {str(number): one for number, one in enumerate(inner)}
         if isinstance(inner, Mapping):
             flat.update(flatten(inner, f"{prefix}{key}."))
         else:

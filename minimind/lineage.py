@@ -215,7 +215,8 @@ def _lines(old: Artifact | None, new: Artifact | None) -> Iterator[str]:
         return
     if old.kind != new.kind:
         yield f"stage: {old.kind} → {new.kind}"
-    yield from (line for line in explain(old.manifest.parts, new.manifest.parts) if not line.startswith("input "))
+    changes = explain(old.manifest.parts, new.manifest.parts)
+    yield from (str(change) for change in changes if change.part != "input")
 
 
 def _beside(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

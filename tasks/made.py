@@ -9,8 +9,8 @@ from minimind.data.documents import RowKind
 from minimind.errors import MissingError
 from minimind.evaluate.config import MODEL_NAMES
 from tasks.finishing import name_inputs
+from tasks.registry import CANDIDATE, registered_as
 from tasks.stage import Pipeline
-from tasks.tracking import CANDIDATE, registered_as
 
 DATA_STAGES = ("ingest", "clean", "shard", "tokens")
 READ_FROM = {"ingest": "clean", "clean": "shard"}

@@ -16,9 +16,10 @@ from minimind.data.spec import load_spec
 from minimind.errors import ServiceError
 from minimind.recipe import load_recipe
 from tasks.display import Display
+from tasks.plan import Step
 from tasks.prefect_page import show_stages, tell_prefect
 from tasks.running import Status, note_end, note_run, settle
-from tasks.stage import Pipeline, Step, prefect_link
+from tasks.stage import Pipeline, prefect_link
 from tasks.tracking import Tracker
 
 logger = logging.getLogger(__name__)

@@ -26,8 +26,8 @@ from minimind.errors import MiniMindError
 from minimind.evaluate.charts import draw_loss
 from minimind.evaluate.collect import training_of
 from minimind.events import Event
+from tasks.registry import Registration, noted
 from tasks.running import PREFECT_FAILURES
-from tasks.tracking import Registration, noted
 
 if TYPE_CHECKING:
     from tasks.stage import Pipeline

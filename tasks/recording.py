@@ -18,7 +18,8 @@ from minimind.tokens.trainings import TRAININGS
 from minimind.train.history import training_to_come
 from tasks.follow import Follower
 from tasks.prefect_page import one_line, progress_sink, show_first_steps, tell_prefect
-from tasks.tracking import Registration, Tracker
+from tasks.registry import Registration
+from tasks.tracking import Tracker
 
 if TYPE_CHECKING:
     from tasks.stage import Pipeline
@@ -84,9 +85,6 @@ class Recording:
         if tracker is None:
             return None
         self._pipeline.store.scratch(artifact.kind, artifact.fingerprint).with_suffix(".run").unlink(missing_ok=True)
-        done = tracker.registration(artifact)
-        if done and self._run_id in (None, done.run_id):  # another start of a flow may have sent it
-            return done
         with self._tolerant(f"does not know {self._label} yet; `minimind sync` sends it later"):
             return tracker.record(artifact, run_id=self._run_id, parent=self._pipeline.run_id)
         return None

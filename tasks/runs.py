@@ -1,7 +1,7 @@
 """MLflow runs and their metrics: one experiment in a SQLite file of the store, or on a server.
 
 `tracking` builds on this and adds what an artifact says of itself, and the registry. Only these two
-modules import MLflow.
+modules and `registry` import MLflow.
 """
 
 import logging
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from filelock import FileLock
 
 from minimind import runtime
 from minimind.errors import ServiceError
@@ -42,23 +41,14 @@ def without_password(uri: str) -> str:
 
 
 def create_database(home: Path) -> None:
-    """Make the SQLite file once: under a lock, under another name, then renamed.
+    """Make the SQLite file. MLflow's first start on an empty one is not safe against a kill or a second process."""
 
-    MLflow's first start on an empty file is not safe against a kill or a second process.
-    """
-    path = home / "mlflow.db"
-    home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / ".mlflow.lock"):
-        if path.exists():
-            return
+    def create(path: Path) -> None:
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-        unfinished = home / ".mlflow.new.db"
-        unfinished.unlink(missing_ok=True)
-        store = SqlAlchemyStore(f"sqlite:///{unfinished}", (home / "mlartifacts").as_uri())
-        store.engine.dispose()
-        runtime.fsync_path(unfinished)
-        unfinished.rename(path)
+        SqlAlchemyStore(f"sqlite:///{path}", (home / "mlartifacts").as_uri()).engine.dispose()
+
+    runtime.create_once(home / "mlflow.db", create)
 
 
 @dataclass(frozen=True)

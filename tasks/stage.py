@@ -18,48 +18,29 @@ from prefect import get_run_logger, task
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
-from minimind import runtime
-from minimind.artifact import Artifact, Inputs, Manifest, Store, open_artifact
+from minimind.artifact import Artifact, Inputs, Store, open_artifact
 from minimind.config import Config
 from minimind.data.documents import RowKind
 from minimind.data.spec import DataSpec, kinds
 from minimind.errors import ArtifactError, ConfigError, ServiceError
-from minimind.fingerprint import Parts, explain
 from minimind.recipe import Recipe
 from minimind.stage import Stage, build
 from minimind.train.config import TrainConfig
-from minimind.train.forecast import find as find_forecast
 from minimind.train.slots import slot
 from minimind.workers import mapping
 from tasks.display import Display
 from tasks.pieces import on_task_runner
+from tasks.plan import Step, plan, stand_in
 from tasks.prefect_page import one_line, show_stage, tell_prefect
 from tasks.recording import Recording
+from tasks.registry import CANDIDATE, CHAMPION, registered_as
 from tasks.retries import PAUSES_SECONDS, may_pass, pause_before_retry, retries
-from tasks.tracking import CANDIDATE, CHAMPION, Tracker, noted, registered_as
+from tasks.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
 STARTS = {"sft": "pretrain", "dpo": "sft", "lora": "sft", "distill": "pretrain"}
 """Training stage → the one whose model it starts from."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a pipeline did, or plans to do, for one stage."""
-
-    label: str
-    parts: Parts
-    reused: bool
-    reasons: tuple[str, ...] = ()
-    uri: str | None = None
-    """Its version in the registry, as far as it has one."""
-    reads: dict[str, str] = field(default_factory=dict)
-    """Input name → the version that would be read; a label and `new` for what would be made first."""
-    seconds: float | None = None
-    """What it is expected to take; None where nothing is known."""
-    seconds_from: str = ""
-    """Where that is from: an estimate of this very training, or the last one of its kind."""
 
 
 @dataclass
@@ -87,8 +68,11 @@ class Pipeline:
         found, problem = self._look(stage.name, fingerprint)
         reused = found is not None and not self.refresh
         if self.planning:
-            self.steps.append(self._plan(parts, config, inputs, reused=reused, problem=problem))
-            return found or _planned(self.store, parts)
+            because = problem or ("--refresh" if self.refresh else "")
+            self.steps.append(
+                plan(parts, config, inputs, before=self.steps, store=self.store, reused=reused, because=because)
+            )
+            return found or stand_in(self.store, parts)
         if problem:
             self.display.warn(f"{problem} — it is built again now")
         uri = self._run(stage, config, inputs, label=label, fingerprint=fingerprint, whole=found is not None)
@@ -134,8 +118,9 @@ class Pipeline:
             return
         try:
             for model in models:
-                if (registration := self.tracker.registration(model)) and registration.name:
-                    self.tracker.set_alias(registration, CHAMPION)
+                registration = self.tracker.registration(model)
+                if registration and registration.name and registration.uri:
+                    self.tracker.set_alias(registration.name, CHAMPION, registration.uri)
         except self.tracker.failures as error:
             self.display.warn(f"MLflow does not know the champions yet ({one_line(error)}); publish again to say so")
 
@@ -164,28 +149,6 @@ class Pipeline:
         if self.tracker is None:
             raise ServiceError(f"{wanted}: the registry does not answer; give an artifact's directory instead")
         return self.tracker
-
-    def _plan(self, parts: Parts, config: Config, inputs: Inputs, *, reused: bool, problem: str) -> Step:
-        """What would be done for a stage, of what, and for how long. No server is asked."""
-        home, made = self.store.root.parent, {step.parts.fingerprint() for step in self.steps if not step.reused}
-        reads = {
-            name: f"{artifact.label} (new)" if artifact.fingerprint in made else _version(home, artifact.manifest.parts)
-            for name, artifact in inputs.items()
-        }
-        if reused:
-            return Step(parts.label, parts, True, uri=_version(home, parts), reads=reads, seconds=0.0)
-        seconds, seconds_from = self._expected(parts, config)
-        reasons = self._reasons(parts, problem)
-        return Step(parts.label, parts, False, reasons, reads=reads, seconds=seconds, seconds_from=seconds_from)
-
-    def _expected(self, parts: Parts, config: Config) -> tuple[float | None, str]:
-        if isinstance(config, TrainConfig) and (
-            forecast := find_forecast(self.store.root.parent, parts.stage, config, parts.inputs)
-        ):
-            return forecast.seconds, "estimate"
-        same = [one.manifest for one in self.store.all() if one.label == parts.label]
-        last = max(same, key=lambda manifest: manifest.created_at, default=None)
-        return (last.seconds, "last time") if last else (None, "")
 
     def _look(self, name: str, fingerprint: str) -> tuple[Artifact | None, str]:
         try:
@@ -228,18 +191,6 @@ class Pipeline:
             except self.tracker.failures as error:
                 logger.warning("%s could not be asked for (%s); the local artifact is taken", uri, error)
         return open_artifact(self.store.path(name, fingerprint))
-
-    def _reasons(self, parts: Parts, problem: str) -> tuple[str, ...]:
-        """Why a stage must run: against the artifact of the same stage that is nearest to it."""
-        if problem:
-            return (problem,)
-        if self.refresh:
-            return ("--refresh",)
-        same = [artifact for artifact in self.store.all() if artifact.label == parts.label]
-        if not same:
-            return ("not built yet",)
-        differences = [tuple(explain(artifact.manifest.parts, parts)) for artifact in same]
-        return min(differences, key=len) or ("its artifact was removed",)
 
 
 class _Here:
@@ -305,30 +256,6 @@ def _device_slot(pipeline: Pipeline, config: Config, label: str) -> Any:
 def _piece_mapping() -> Any:
     """Inside a flow run the jobs of a stage are tasks of that run."""
     return mapping(on_task_runner) if FlowRunContext.get() else nullcontext()
-
-
-def _planned(store: Store, parts: Parts) -> Artifact:
-    """Stands for an artifact that is not built yet, so that a plan can walk on."""
-    fingerprint = parts.fingerprint()
-    manifest = Manifest(
-        kind=parts.stage,
-        fingerprint=fingerprint,
-        parts=parts,
-        parents=dict(parts.inputs),
-        files=[],
-        created_at=runtime.now(),
-        seconds=0.0,
-        code_commit=None,
-        libraries={},
-        host={},
-    )
-    return Artifact(store.path(parts.stage, fingerprint), manifest)
-
-
-def _version(home: Path, parts: Parts) -> str:
-    """The registry's URI of an artifact as the store noted it, else its label and fingerprint."""
-    registration = noted(home, parts.stage, parts.fingerprint())
-    return (registration and registration.uri) or f"{parts.label} {parts.fingerprint()}"
 
 
 def prefect_link() -> str:

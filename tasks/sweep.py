@@ -20,9 +20,10 @@ from minimind.sweep.comparison import Comparison, Curve, Result
 from minimind.sweep.grid import Point, bare
 from minimind.sweep.page import render_markdown, sweep_dir, write, write_all
 from tasks.pipeline import part_of
+from tasks.plan import Step
 from tasks.prefect_page import one_line, tell_prefect
 from tasks.recording import telling_mlflow
-from tasks.stage import Pipeline, Step, prefect_link
+from tasks.stage import Pipeline, prefect_link
 from tasks.sweep_aliases import Aliases
 from tasks.sweep_plan import SweepPlan
 

@@ -7,9 +7,10 @@ each point, so that also a sweep that is killed leaves them at the best so far, 
 from collections.abc import Collection, Mapping
 
 from minimind.sweep.comparison import Moved
+from tasks.plan import Step
 from tasks.recording import telling_mlflow
-from tasks.stage import Pipeline, Step
-from tasks.tracking import CANDIDATE, CHAMPION, registered_as
+from tasks.registry import CANDIDATE, CHAMPION, registered_as
+from tasks.stage import Pipeline
 
 Versions = dict[str, str]
 """`models:/<name>@<alias>` → the URI of a version."""
@@ -39,7 +40,8 @@ class Aliases:
         with telling_mlflow(self._run, "which point is the best"):
             for full, uri in wanted.items():
                 if self._run.tracker and uri != standing.get(full):
-                    self._run.tracker.point_alias(full, uri)
+                    name, _, alias = full.removeprefix("models:/").partition("@")
+                    self._run.tracker.set_alias(name, alias, uri)
         moved = (Moved(alias=full, before=self._before.get(full), now=uri) for full, uri in taken.items())
         return [one for one in moved if one.before != one.now or one.alias.endswith(f"@{CANDIDATE}")]
 

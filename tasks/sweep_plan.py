@@ -15,7 +15,7 @@ from minimind.recipe import load_recipe
 from minimind.sweep.grid import Grid, Point
 from minimind.sweep.metric import TRAININGS, Metric, choose_metric, compared_stage
 from tasks.pipeline import pipeline, planning
-from tasks.stage import Step
+from tasks.plan import Step
 
 PIPELINE = "full-pipeline"
 SWEPT = (*TRAININGS, PIPELINE)

@@ -22,8 +22,8 @@ from prefect.utilities.schema_tools.validation import ValidationError, validate
 from test_up import CHECKOUT
 
 from flows import pool, serve
+from flows.catalog import flow_names
 from flows.deployments import GROUPS, served
-from flows.local import flow_names
 from minimind import runtime
 from tasks import retries
 

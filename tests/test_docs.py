@@ -44,7 +44,7 @@ from minimind.train.config import TrainConfig
 from minimind.train.forecast import Forecast
 from minimind.train.objectives import Tensors, pair_log_probs, preference
 from minimind.train.stage_configs import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, SftConfig
-from tasks.tracking import Registration
+from tasks.registry import Registration
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md"), *(CHECKOUT / "data_specs").rglob("*.md")])

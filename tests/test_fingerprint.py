@@ -119,7 +119,7 @@ def test_a_miss_is_explained_down_to_the_key_file_and_module():
         sources={"chat.jsonl": "02"},
         code={"minimind.train.loop": "fe"},
     )
-    assert explain(old, new) == [
+    assert [str(change) for change in explain(old, new)] == [
         "config lr: 0.1 → 0.2",
         "config model.layers: 4 → 8",
         "input tokens: aa → bb",

@@ -19,7 +19,8 @@ from prefect.settings import (
 from rich.console import Console
 
 from flows.full_pipeline import full_pipeline
-from flows.local import _because, planned, promote, removal
+from flows.local import promote, removal
+from flows.local_plan import because, planned
 from flows.serve import prefect_for_one_run
 from flows.stages import lora
 from minimind.artifact import Store
@@ -277,7 +278,7 @@ def test_a_plan_names_the_versions_it_would_read_and_how_long_it_took_before(
     assert [(step.label, step.reused, step.reads["model"]) for step in alone] == [
         ("lora", False, "models:/minimind-sft/1")
     ]
-    lines = _because(sft)
+    lines = because(sft)
     assert lines == ["config lr: 0.0005 → 0.0001", "reads  tokens-chat/1, pretrain/1"]
 
 

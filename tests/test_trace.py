@@ -30,7 +30,7 @@ from minimind.tokens.trace_corpus import CorpusSplit
 from minimind.tokens.trace_step import trace_step
 from minimind.train.history import training_of, trainings
 from minimind.train.stage_configs import DpoConfig, PretrainConfig, SftConfig
-from tasks.tracking import Registration
+from tasks.registry import Registration
 
 MODEL = ModelConfig(vocab_size=600, hidden_size=32, num_layers=1, num_heads=2, max_positions=512)
 

@@ -13,9 +13,9 @@ from minimind.errors import MissingError, ServiceError
 from minimind.events import EVENTS_FILE, EventWriter, read_events
 from minimind.fingerprint import Parts
 from minimind.stage import Stage, build
-from tasks import tracking
+from tasks.registry import WHOLE, note_path, registered_as
 from tasks.runs import create_database
-from tasks.tracking import Tracker, registered_as
+from tasks.tracking import Tracker
 
 
 class TrainConfig(Config):
@@ -33,7 +33,7 @@ def train(config: TrainConfig, inputs, out_dir: Path) -> Summary:
 
 TRACKER_IN_A_PROCESS = """
 from pathlib import Path
-from minimind.artifact import Store
+from minimind.artifact import Store, open_artifact
 from tasks.tracking import Tracker
 home = {home!r}
 print(Tracker(Path(home)).{ask})
@@ -41,6 +41,14 @@ print(Tracker(Path(home)).{ask})
 
 SFT = Stage("sft", train)
 DPO = Stage("dpo", train, inputs=("model",))
+
+
+def in_processes_at_once(home: Path, asks: list[str]) -> list[str]:
+    commands = ([sys.executable, "-c", TRACKER_IN_A_PROCESS.format(home=str(home), ask=ask)] for ask in asks)
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    answers = [process.communicate()[0].strip() for process in started]
+    assert [process.returncode for process in started] == [0] * len(asks)
+    return answers
 
 
 @pytest.fixture
@@ -155,11 +163,47 @@ def test_runs_of_a_killed_process_are_ended_at_the_next_start(tracker: Tracker, 
 
 def test_four_processes_may_start_on_a_fresh_store_at_once(home: Path):
     """MLflow alone loses three of four here."""
-    command = [sys.executable, "-c", TRACKER_IN_A_PROCESS.format(home=str(home), ask="experiment_id")]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    answers = {process.communicate()[0].strip() for process in started}
-    assert [process.returncode for process in started] == [0, 0, 0, 0]
-    assert len(answers) == 1
+    assert len(set(in_processes_at_once(home, ["experiment_id"] * 4))) == 1
+
+
+def test_what_four_processes_record_at_once_is_registered_once(sft: Artifact, tracker: Tracker, home: Path):
+    """Two pipelines on one store: the one that sealed it, and others that find it missing in MLflow as they start."""
+    outputs = in_processes_at_once(home, [f"record(open_artifact(Path({str(sft.dir)!r}))).uri"] * 4)
+    assert outputs == ["models:/minimind-sft/1"] * 4
+    runs = tracker.client.search_runs([tracker.experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"]
+
+
+def test_candidate_is_the_newest_of_versions_that_are_registered_at_once(tracker: Tracker, home: Path):
+    """Who set the alias last is not who registered last."""
+    configs = [TrainConfig(lr=lr) for lr in (0.1, 0.2, 0.3, 0.4)]
+    paths = [str(build(SFT, config, {}, store=Store(home))[0].dir) for config in configs]
+    outputs = in_processes_at_once(home, [f"record(open_artifact(Path({path!r}))).uri" for path in paths])
+    assert sorted(outputs) == [f"models:/minimind-sft/{number}" for number in (1, 2, 3, 4)]
+    assert tracker.alias_of("minimind-sft", "candidate") == "models:/minimind-sft/4"
+
+
+def test_a_version_whose_process_was_killed_before_it_could_note_it_is_not_made_again(
+    tracker: Tracker, sft: Artifact, home: Path
+):
+    first = tracker.record(sft)
+    note_path(home, sft).unlink()
+    assert tracker.record(sft, run_id=first.run_id) == first
+
+
+def test_an_alias_stays_at_the_newest_version_when_an_older_one_comes_late(tracker: Tracker, home: Path):
+    """Between its version and its alias a process may sleep; the other is of another machine, so no lock holds it."""
+    old, new = (build(SFT, TrainConfig(lr=lr), {}, store=Store(home))[0] for lr in (0.1, 0.2))
+    setting, newer = tracker.client.set_registered_model_alias, []
+
+    def overtaken(name: str, alias: str, version: str) -> None:
+        if not newer:
+            newer.append(Tracker(home.parent / "elsewhere", tracker.uri).record(new))
+        setting(name, alias, version)
+
+    tracker.client.set_registered_model_alias = overtaken
+    tracker.record(old)
+    assert tracker.alias_of("minimind-sft", "candidate") == newer[0].uri == "models:/minimind-sft/2"
 
 
 def test_a_database_whose_creation_was_killed_is_made_anew(home: Path):
@@ -205,7 +249,7 @@ def test_a_corpus_is_registered_by_manifest_and_location_only(tracker: Tracker, 
 
 
 def test_the_stages_stored_whole_are_the_models_and_the_tokenizer():
-    assert {"tokenizer", "pretrain", "sft", "dpo", "lora", "distill", "publish"} == tracking.WHOLE
+    assert {"tokenizer", "pretrain", "sft", "dpo", "lora", "distill", "publish"} == WHOLE
 
 
 def test_each_store_of_a_process_has_a_database_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -100,11 +100,11 @@ def run(
     flows = local()
     given = _given(parameter, recipe=recipe, data=data, overrides=override, downstream=downstream, refresh=refresh)
     try:
-        uri = flows.run(stage, _accepted(flows, stage, given), console=console)
+        uri = flows.run(stage, _accepted(stage, given), console=console)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from where it was", highlight=False)
         raise typer.Exit(INTERRUPTED) from None
-    _say_how_to_go_on(flows, uri, published=downstream or stage in (flows.FULL, "publish"))
+    _say_how_to_go_on(flows, uri, published=downstream or stage in ("full-pipeline", "publish"))
 
 
 @app.command()
@@ -122,9 +122,8 @@ def plan(
 
     Examples: `minimind plan -o sft.lr=3e-4`, `minimind plan sft -p init=models:/minimind-pretrain/1`
     """
-    flows = local()
     given = _given(parameter, recipe=recipe, data=data, overrides=override, downstream=downstream, refresh=refresh)
-    flows.plan(stage, _accepted(flows, stage, given), console=console, as_json=as_json)
+    local("local_plan").plan(stage, _accepted(stage, given), console=console, as_json=as_json)
 
 
 @app.command()
@@ -186,9 +185,9 @@ def _given(parameters: list[str] | None, **options: Any) -> dict[str, Any]:
     return options | {name.strip(): value for name, _, value in pairs}
 
 
-def _accepted(flows: ModuleType, stage: str, given: dict[str, Any]) -> dict[str, Any]:
+def _accepted(stage: str, given: dict[str, Any]) -> dict[str, Any]:
     """The options that were given, checked against what the stage's flow takes."""
-    taken = flows.parameters_of(stage)
+    taken = local("catalog").parameters_of(stage)
     used = {name: value for name, value in given.items() if value not in (None, False)}
     if unknown := [name for name in used if name not in taken and (name, used[name]) != ("recipe", "quickstart")]:
         hint = OF_DATA if unknown[0] == "data" else ""

@@ -93,7 +93,7 @@ def _trainings(recipe: "Recipe", stage: str | None) -> dict[str, "TrainConfig"]:
 def _inputs_planned(parameters: Mapping[str, Any], *, quiet: bool) -> dict[str, dict[str, str]]:
     """Stage → input name → fingerprint, as the pipeline will have them; empty where the data cannot be looked at."""
     try:
-        return {step.label: step.parts.inputs for step in local().planned(dict(parameters))}
+        return {step.label: step.parts.inputs for step in local("local_plan").planned(dict(parameters))}
     except MiniMindError as error:
         if not quiet:
             console.print(f"[yellow]![/yellow] rows are stood in for: {error}", highlight=False, soft_wrap=True)

@@ -5,10 +5,7 @@ Everything a reader sees is in here, so a page can be drawn again from the file 
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from minimind.config import Config
-from minimind.errors import ArtifactError, MissingError
 from minimind.evaluate.results import Evaluation
 from minimind.lineage import Node
 
@@ -94,11 +91,4 @@ class Report(Config):
 
 def read_report(directory: Path) -> Report:
     """The report in a published artifact. Raises MissingError or ArtifactError."""
-    path = directory / REPORT_FILE
-    try:
-        return Report.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise MissingError(f"{path}: no such file; run the stage publish") from None
-    except ValidationError as error:
-        message = error.errors()[0]["msg"]
-        raise ArtifactError(f"{path}: is no report of this version ({message}); run the stage publish again") from None
+    return Report.read_json(directory / REPORT_FILE, remedy="run the stage publish again")

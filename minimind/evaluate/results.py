@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from minimind.config import Config
-from minimind.errors import ArtifactError, MissingError
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -118,14 +115,7 @@ class Evaluation(Config):
 
 def read_evaluation(directory: Path) -> Evaluation:
     """The evaluation in an artifact. Raises MissingError or ArtifactError."""
-    path = directory / EVALUATION_FILE
-    try:
-        return Evaluation.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise MissingError(f"{path}: no such file; run the stage evaluate again") from None
-    except ValidationError as error:
-        message = error.errors()[0]["msg"]
-        raise ArtifactError(f"{path}: is no evaluation of this version ({message}); run the stage again") from None
+    return Evaluation.read_json(directory / EVALUATION_FILE, remedy="run the stage evaluate again")
 
 
 def _mean(values: list[float]) -> float:

@@ -13,10 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from minimind.config import Config
-from minimind.errors import ArtifactError, MissingError
 from minimind.sweep.metric import Metric
 
 SWEEP_FILE = "sweep.json"
@@ -195,10 +192,4 @@ class Comparison(Config):
 
 def read_comparison(directory: Path) -> Comparison:
     """What stands in a sweep's directory. Raises MissingError or ArtifactError."""
-    path = directory / SWEEP_FILE
-    try:
-        return Comparison.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise MissingError(f"{path}: no such file") from None
-    except ValidationError as error:
-        raise ArtifactError(f"{path}: is damaged ({error.errors()[0]['msg']}); sweep again") from None
+    return Comparison.read_json(directory / SWEEP_FILE, remedy="sweep again")

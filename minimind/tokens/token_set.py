@@ -27,11 +27,10 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from pydantic import ValidationError
 
 from minimind.config import Config
 from minimind.data.documents import RowKind
-from minimind.errors import ArtifactError, MissingError
+from minimind.errors import ArtifactError
 from minimind.tokens.packing import Plan, plan_rows
 
 SPLITS = ("train", "val")
@@ -142,13 +141,7 @@ class TokenSet:
     @classmethod
     def open(cls, directory: Path) -> "TokenSet":
         """The token set of a split's directory. Raises MissingError, or ArtifactError where sizes disagree."""
-        path = directory / INFO_FILE
-        try:
-            info = TokensInfo.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            raise MissingError(f"{path}: no token set here; run the stage tokens") from None
-        except ValidationError as error:
-            raise ArtifactError(f"{path}: damaged ({error.errors()[0]['msg']}); build the tokens again") from None
+        info = TokensInfo.read_json(directory / INFO_FILE, remedy="build the tokens again")
         offsets = _map(directory / OFFSETS_FILE, "<i8", info.documents + 1)
         if offsets[0] != 0 or offsets[-1] != info.tokens:
             at, found, wanted = (0, offsets[0], 0) if offsets[0] else (8 * info.documents, offsets[-1], info.tokens)

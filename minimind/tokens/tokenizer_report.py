@@ -13,13 +13,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from minimind import runtime
 from minimind.config import Config
 from minimind.data import wording
 from minimind.data.pages import template
-from minimind.errors import ArtifactError, MissingError
 from minimind.tokens import tokenizer_figures
 from minimind.tokens.tokenizer import Tokenizer
 from minimind.tokens.tokenizer_sweep import SweepLine
@@ -171,13 +169,7 @@ def write_report(report: TokenizerReport, out_dir: Path) -> Path:
 
 def read_report(directory: Path) -> TokenizerReport:
     """The report in a directory. Raises MissingError or ArtifactError."""
-    path = directory / JSON_FILE
-    try:
-        return TokenizerReport.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise MissingError(f"{path}: no report here; give the directory of a tokenizer's artifact") from None
-    except ValidationError as error:
-        raise ArtifactError(f"{path}: not a tokenizer's report ({error.errors()[0]['msg']}); build it again") from None
+    return TokenizerReport.read_json(directory / JSON_FILE, remedy="give a tokenizer's artifact, or build it again")
 
 
 def held_out_of(report: TokenizerReport) -> str:

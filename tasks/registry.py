@@ -1,0 +1,207 @@
+"""The registry: a name for every kind of artifact, versions, aliases, and the way back to the files.
+
+A tokenizer or model is copied whole into it; a corpus or token set, which may be terabytes, goes there as manifest,
+figures and location.
+"""
+
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from minimind.artifact import MANIFEST_FILE, SUMMARY_FILE, Artifact, Store, open_artifact, verify
+from minimind.config import Config
+from minimind.errors import ArtifactError, MissingError
+from tasks.runs import Runs, clean_tags
+
+logger = logging.getLogger(__name__)
+
+CANDIDATE = "candidate"
+"""The alias of the newest version of every registered model."""
+CHAMPION = "champion"
+"""The alias of the models behind the last published one."""
+WHOLE = {"tokenizer", "pretrain", "sft", "dpo", "lora", "distill", "publish"}
+"""Stages whose artifact is stored in the registry with all its files."""
+REGISTRY_NAMES = {"shard": "corpus", "publish": "chat"} | {
+    stage: stage for stage in ("tokenizer", "tokens", "pretrain", "sft", "dpo", "lora", "distill")
+}
+
+
+class Registration(Config):
+    """Where an artifact went in a tracking server."""
+
+    tracking_uri: str
+    run_id: str
+    name: str | None = None
+    version: int | None = None
+    model_id: str | None = None
+
+    @property
+    def uri(self) -> str | None:
+        """`models:/<name>/<version>`, or None for a stage that is not registered (ingest, clean, evaluate)."""
+        return f"models:/{self.name}/{self.version}" if self.name else None
+
+
+def registered_as(label: str) -> str | None:
+    """Label → name in the registry: `minimind-corpus`, `minimind-tokens-chat`; None where a stage has no entry."""
+    stage, _, rows = label.partition("-")
+    name = REGISTRY_NAMES.get(stage)
+    return name and f"minimind-{name}" + (f"-{rows}" if rows not in ("", "pretrain") else "")
+
+
+def noted(home: Path, kind: str, fingerprint: str) -> Registration | None:
+    """Where an artifact was last recorded, as it stands in the store; no server is asked."""
+    path = _note(home, kind, fingerprint)
+    return Registration.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def note_path(home: Path, artifact: Artifact) -> Path:
+    """Where the store notes an artifact's registration, in a directory that is there."""
+    path = _note(home, artifact.kind, artifact.fingerprint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _note(home: Path, kind: str, fingerprint: str) -> Path:
+    return home / "registry" / f"{kind}-{fingerprint}.json"
+
+
+class Registry(Runs):
+    """Names, versions and aliases in one tracking server."""
+
+    def register(self, artifact: Artifact, run_id: str) -> Registration:
+        """A version of its name that the run made, and `@candidate` at the newest; the files stay what they are."""
+        name = registered_as(artifact.label)
+        if name is None:
+            return Registration(tracking_uri=self.uri, run_id=run_id)
+        tags = clean_tags(
+            {
+                "stage": artifact.kind,
+                "fingerprint": artifact.fingerprint,
+                "parents": ",".join(artifact.manifest.parents.values()),
+                "location": str(artifact.dir),
+                **artifact.manifest.context,
+            }
+        )
+        with FileLock(
+            self.home / "registry" / f"{name}.lock"
+        ):  # MLflow fails where two make a name or an alias at once
+            version = self._version_of(name, run_id) or self._new_version(artifact, name, run_id, tags)
+            self._point_at_newest(name, int(version.version))
+        number, model_id = int(version.version), version.source.rpartition("/")[2]  # its own `model_id` stays empty
+        return Registration(tracking_uri=self.uri, run_id=run_id, name=name, version=number, model_id=model_id)
+
+    def resolve(self, uri: str, store: Store) -> Artifact:
+        """The artifact behind `models:/<name>/<version>` or `models:/<name>@<alias>`, its bytes proven.
+
+        Taken from the local store where it is whole there, else fetched from the registry into it.
+        """
+        version = self._version(uri)
+        stage, fingerprint = version.tags.get("stage", ""), version.tags.get("fingerprint", "")
+        if not (stage and fingerprint):
+            raise MissingError(f"{uri}: registered by something else than MiniMind (it has no fingerprint tag)")
+        try:
+            found = store.find(stage, fingerprint)
+        except ArtifactError as error:
+            logger.warning("%s — fetched again from the registry", error)
+            found = None
+        return found or self._fetch(version, store, stage, fingerprint)
+
+    def registered_names(self) -> set[str]:
+        """The names in the registry."""
+        return {model.name for model in self.client.search_registered_models()}
+
+    def aliased(self) -> dict[str, str]:
+        """Fingerprint → URI of every version in the registry that has an alias."""
+        found = {}
+        for model in self.client.search_registered_models():
+            for alias, version in self.client.get_registered_model(model.name).aliases.items():
+                fingerprint = self.client.get_model_version(model.name, version).tags.get("fingerprint")
+                if fingerprint:
+                    found[fingerprint] = f"models:/{model.name}@{alias}"
+        return found
+
+    def set_alias(self, name: str, alias: str, uri: str) -> None:
+        """Point `models:/<name>@<alias>` at a version, given as `models:/<name>/<version>`."""
+        self.client.set_registered_model_alias(name, alias, uri.rpartition("/")[2])
+
+    def alias_of(self, name: str, alias: str) -> str | None:
+        """The URI of the version an alias of a name points at; None where the name or the alias is not there."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            aliases = self.client.get_registered_model(name).aliases
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return f"models:/{name}/{aliases[alias]}" if alias in aliases else None
+
+    def _new_version(self, artifact: Artifact, name: str, run_id: str, tags: dict[str, str]) -> Any:
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.exceptions import MlflowException
+
+        model = self.client.create_logged_model(
+            experiment_id=self.experiment_id, name=name, source_run_id=run_id, tags=tags, model_type=artifact.kind
+        )
+        with tempfile.TemporaryDirectory() as light:
+            source = artifact.dir
+            if artifact.kind not in WHOLE:
+                source = Path(light)
+                for file in (MANIFEST_FILE, SUMMARY_FILE):
+                    shutil.copy(artifact.dir / file, light)
+            self.client.log_model_artifacts(model.model_id, str(source))
+        self.client.finalize_logged_model(model.model_id, "READY")
+        self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        return self.client.create_model_version(
+            name, source=f"models:/{model.model_id}", run_id=run_id, tags=tags, model_id=model.model_id
+        )
+
+    def _version_of(self, name: str, run_id: str) -> Any | None:
+        """The version that a run made already: its process was killed before it could note so."""
+        found = self.client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'", max_results=1)
+        return found[0] if found else None
+
+    def _point_at_newest(self, name: str, version: int) -> None:
+        """`@candidate` at the newest version: another machine may register at the same time, so look again after it."""
+        newest, order = version, ["version_number DESC"]
+        while True:
+            self.client.set_registered_model_alias(name, CANDIDATE, str(newest))
+            found = self.client.search_model_versions(f"name = '{name}'", max_results=1, order_by=order)
+            if not found or int(found[0].version) <= newest:
+                return
+            newest = int(found[0].version)
+
+    def _version(self, uri: str) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        name, _, rest = uri.removeprefix("models:/").replace("@", "/@", 1).partition("/")
+        try:
+            if rest.startswith("@"):
+                return self.client.get_model_version_by_alias(name, rest[1:])
+            return self.client.get_model_version(name, rest)
+        except MlflowException:
+            known = ", ".join(sorted(model.name for model in self.client.search_registered_models())) or "none yet"
+            raise MissingError(f"{uri}: not in the registry at {self.uri} (registered models: {known})") from None
+
+    def _fetch(self, version: Any, store: Store, stage: str, fingerprint: str) -> Artifact:
+        import mlflow
+
+        if stage not in WHOLE:
+            raise MissingError(
+                f"models:/{version.name}/{version.version}: its files were at {version.tags.get('location')} and are "
+                f"not there any more; run the stage `{stage}` again"
+            )
+        with store.building(stage, fingerprint) as scratch:
+            mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(scratch))
+            verify(open_artifact(scratch))
+            store.place(scratch, store.path(stage, fingerprint))
+        return open_artifact(store.path(stage, fingerprint))
