@@ -30,7 +30,7 @@ test: install
 	$(BIN)/python -m pytest
 
 slow: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,deepspeed,postgres]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,deepspeed,postgres,browser]"
 	$(BIN)/python -m pytest -m slow
 
 lint: install

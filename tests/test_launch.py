@@ -249,23 +249,26 @@ def test_a_training_whose_rank_hangs_is_ended_and_says_which(
         threads=1,
         device="cpu",
         precision="fp32",
-        stall_seconds=8,
+        stall_seconds=20,
     )
     stopped: list[int] = []
 
     def stop_one() -> None:
         """Once both go on."""
         while not any('"step"' in line for line in steps(tmp_path)):
-            time.sleep(0.1)
+            if over.wait(0.1):
+                return
         (agent,) = [p for p in psutil.Process().children() if "minimind.train.launch" in p.cmdline()]
         rank = agent.children()[-1]
         stopped.append(rank.pid)
         rank.suspend()
 
+    over = threading.Event()
     thread = threading.Thread(target=stop_one)
     thread.start()
-    with pytest.raises(StageError, match=r"no rank went on for 8 s \(`stall_seconds`\)") as raised:
+    with pytest.raises(StageError, match=r"no rank went on for 20 s \(`stall_seconds`\)") as raised:
         build(PRETRAIN, config, inputs, store=Store(tmp_path))
+    over.set()
     thread.join()
     assert f"process {stopped[0]} is stopped" in str(raised.value)
     (log,) = tmp_path.glob("artifacts/pretrain/.*.scratch/ranks.log")
