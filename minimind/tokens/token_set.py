@@ -141,7 +141,7 @@ class TokenSet:
     @classmethod
     def open(cls, directory: Path) -> "TokenSet":
         """The token set of a split's directory. Raises MissingError, or ArtifactError where sizes disagree."""
-        info = TokensInfo.read_json(directory / INFO_FILE, remedy="build the tokens again")
+        info = TokensInfo.read_json(directory / INFO_FILE, remedy="run the stage tokens again")
         offsets = _map(directory / OFFSETS_FILE, "<i8", info.documents + 1)
         if offsets[0] != 0 or offsets[-1] != info.tokens:
             at, found, wanted = (0, offsets[0], 0) if offsets[0] else (8 * info.documents, offsets[-1], info.tokens)
