@@ -243,7 +243,7 @@ def _size(stage: StageName, config: TrainConfig, known: Known, inputs: Mapping[s
             f"{stage}: how much an epoch is cannot be told before its rows are read; run the data stages first "
             f"(`minimind run tokens -p kind={config.own_rows}`), or give `{stage}.tokens`"
         )
-    tokens = (text_bytes or 0) / BYTES_PER_TOKEN
+    tokens = (text_bytes or 0) / BYTES_PER_TOKEN[config.own_rows]
     items = tokens / (2 * USUAL_TOKENS["preference"] if stage == "dpo" else config.length)
     steps = config.total_steps(max(1, math.ceil(items / config.batch_items)))
     return Size(steps, int(items), int(items / 20))  # 5 % are held out by default
