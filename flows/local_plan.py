@@ -18,7 +18,7 @@ SHOWN_CHANGES = 4
 
 
 def planned(parameters: dict[str, Any], name: str = FULL) -> list[Step]:
-    """What a flow would do, stage by stage, as `tasks.stage.Step`; nothing is run."""
+    """What a flow would do, stage by stage; nothing is run."""
     with planning() as steps:
         find_flow(name).fn(**parameters)
     return steps
