@@ -86,9 +86,8 @@ class Registry(Runs):
                 **artifact.manifest.context,
             }
         )
-        with FileLock(
-            self.home / "registry" / f"{name}.lock"
-        ):  # MLflow fails where two make a name or an alias at once
+        # MLflow fails where two processes make a name or an alias at once.
+        with FileLock(self.home / "registry" / f"{name}.lock"):
             version = self._version_of(name, run_id) or self._new_version(artifact, name, run_id, tags)
             self._point_at_newest(name, int(version.version))
         number, model_id = int(version.version), version.source.rpartition("/")[2]  # its own `model_id` stays empty
