@@ -13,7 +13,7 @@ Axes: B batch (1), T time, D model width, V vocabulary.
 """
 
 import codecs
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -124,6 +124,14 @@ def complete(model: Transformer, tokenizer: Tokenizer, prompt_ids: Sequence[int]
             next(pieces)
         except StopIteration as end:
             return end.value
+
+
+def complete_all(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], *, samplings: Sequence[Sampling], max_batch: int = 64
+) -> Iterator[tuple[int, Completion]]:
+    """The answer to each prompt with its index, in the order in which they are done."""
+    for index, (ids, sampling) in enumerate(zip(prompts, samplings, strict=True)):
+        yield index, complete(loaded.model, loaded.tokenizer, ids, sampling=sampling)
 
 
 def settled(text: str, stop: Sequence[str]) -> tuple[int, bool]:

@@ -1,0 +1,1 @@
+"""Models for others: Hugging Face folders, GGUF, adapters; and the way back."""
