@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from engine_parts import engine_of
 
 from minimind.evaluate.answers import answer_prompts, repetition_rate
+from minimind.infer.engine import Engine
 from minimind.infer.generate import complete
 from minimind.infer.sampling import Sampling
 from minimind.model.config import ModelConfig
@@ -14,34 +16,36 @@ from minimind.tokens.tokenizer import END_OF_TEXT, Tokenizer
 PROMPTS = ("Who are you?", "你是谁？")
 
 
-def tiny(tokenizer: Tokenizer, **changes: object) -> Transformer:
+def tiny(tokenizer: Tokenizer, **changes: object) -> Engine:
     shape = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "ffn_size": 32, "max_positions": 128, **changes}
-    return Transformer(ModelConfig(vocab_size=tokenizer.vocab_size, **shape), seed=3)
+    model = Transformer(ModelConfig(vocab_size=tokenizer.vocab_size, **shape), seed=3)
+    if not model.config.tie_embeddings:
+        torch.nn.init.zeros_(model.output_weight)
+    return engine_of(model, tokenizer)
 
 
 def test_answers_are_the_greedy_ones_word_for_word(tokenizer: Tokenizer):
     """What the report shows must be what a user gets at temperature 0, with the chat format around the prompt."""
-    model = tiny(tokenizer)
-    for answer in answer_prompts(model, tokenizer, PROMPTS, max_tokens=9, chat=True):
+    engine = tiny(tokenizer)
+    for answer in answer_prompts(engine, PROMPTS, max_tokens=9, chat=True):
         prompt_ids = render_prompt([{"role": "user", "content": answer.prompt}], tokenizer)
-        wanted = complete(model, tokenizer, prompt_ids, sampling=Sampling(temperature=0, max_tokens=9))
+        wanted = complete(engine, prompt_ids, sampling=Sampling(temperature=0, max_tokens=9))
         assert (answer.text, answer.tokens) == (wanted.text, wanted.tokens)
         assert answer.ended_by_stop == (wanted.finish_reason == "stop")
 
 
 def test_a_pretrained_model_continues_the_prompt_as_a_document(tokenizer: Tokenizer):
     """It has never seen the chat format: it gets what its documents begin with."""
-    model = tiny(tokenizer)
-    (answer,) = answer_prompts(model, tokenizer, PROMPTS[:1], max_tokens=9, chat=False)
+    engine = tiny(tokenizer)
+    (answer,) = answer_prompts(engine, PROMPTS[:1], max_tokens=9, chat=False)
     prompt_ids = [END_OF_TEXT, *tokenizer.encode(PROMPTS[0])]
-    assert answer.text == complete(model, tokenizer, prompt_ids, sampling=Sampling(temperature=0, max_tokens=9)).text
+    assert answer.text == complete(engine, prompt_ids, sampling=Sampling(temperature=0, max_tokens=9)).text
 
 
 def test_a_model_that_stops_at_once_says_nothing(tokenizer: Tokenizer):
     """An empty answer that ended by itself is told apart from one that was cut off."""
-    model = tiny(tokenizer, tie_embeddings=False)
-    torch.nn.init.zeros_(model.output_weight)  # all logits equal: END_OF_TEXT, the first id, is taken
-    for answer in answer_prompts(model, tokenizer, PROMPTS, max_tokens=9, chat=True):
+    engine = tiny(tokenizer, tie_embeddings=False)  # all logits equal: END_OF_TEXT, the first id, is taken
+    for answer in answer_prompts(engine, PROMPTS, max_tokens=9, chat=True):
         assert (answer.text, answer.tokens, answer.ended_by_stop, answer.repetition) == ("", 0, True, 0.0)
 
 

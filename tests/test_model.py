@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from minimind.errors import ConfigError
-from minimind.model.attention import KeyValueCache, Kind
+from minimind.model.attention import Kind
 from minimind.model.config import PRESETS, ModelConfig, count_parameters
 from minimind.model.cross_entropy import linear_cross_entropy
 from minimind.model.layers import RMSNorm, rotary_frequencies
@@ -206,35 +206,6 @@ def test_a_token_changes_no_logits_before_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 @torch.no_grad()
-def test_decoding_with_a_cache_equals_computing_everything_again(name: str) -> None:
-    """Prefill, a chunk of several tokens, then token by token: every way the cache is filled."""
-    model = enlivened(SHAPES[name])
-    tokens_BT = random_tokens(2, 24)
-    cache = KeyValueCache(model.config, 2, 30, torch.float32)
-    pieces = [(0, 10), (10, 17), *((t, t + 1) for t in range(17, 24))]
-    stepwise = torch.cat([model(tokens_BT[:, start:stop], cache=cache) for start, stop in pieces], 1)
-    assert cache.length == 24
-    torch.testing.assert_close(stepwise, model(tokens_BT), rtol=1e-4, atol=1e-4)
-
-
-@torch.no_grad()
-def test_rows_padded_on_the_left_decode_as_if_alone() -> None:
-    """Prompts of different lengths share a cache: padding is a document of its own, positions start after it."""
-    model = enlivened(TINY)
-    long_BT, short_BT = random_tokens(1, 12), random_tokens(1, 9, seed=1)
-    padded_BT = torch.cat((long_BT, torch.nn.functional.pad(short_BT, (3, 0))))
-    documents_BT = torch.tensor([[0] * 12, [-1] * 3 + [0] * 9], dtype=torch.int32)
-    positions_BT = torch.stack((torch.arange(12), torch.arange(-3, 9).clamp(min=0)))
-    cache = KeyValueCache(TINY, 2, 12, torch.float32)
-    prefill = model(padded_BT[:, :8], positions_BT=positions_BT[:, :8], documents_BT=documents_BT[:, :8], cache=cache)
-    steps = [model(padded_BT[:, t : t + 1], positions_BT=positions_BT[:, t : t + 1], cache=cache) for t in range(8, 12)]
-    both = torch.cat([prefill, *steps], 1)
-    torch.testing.assert_close(both[:1], model(long_BT), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(both[1:, 3:], model(short_BT), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", SHAPES)
-@torch.no_grad()
 def test_a_packed_row_gives_each_document_what_it_gets_alone(name: str) -> None:
     """Packing is only free if documents cannot see each other; padding must not disturb them either."""
     model = enlivened(SHAPES[name])
@@ -344,27 +315,6 @@ def test_more_positions_than_the_model_has_is_an_error() -> None:
     model = Transformer(TINY.replace(max_positions=16))
     with pytest.raises(ConfigError, match="max_positions"):
         model(random_tokens(1, 17))
-
-
-def test_a_full_cache_is_an_error_that_names_the_limit() -> None:
-    """Writing past the end would otherwise fail deep inside a layer."""
-    model = Transformer(TINY)
-    cache = KeyValueCache(TINY, 1, 8, torch.float32)
-    model(random_tokens(1, 8), cache=cache)
-    with pytest.raises(ConfigError, match="max_length"):
-        model(random_tokens(1, 1), cache=cache)
-
-
-def test_a_truncated_cache_continues_as_if_the_rest_had_never_been_seen() -> None:
-    """A chat that edits its last turn reuses what came before."""
-    model = enlivened(TINY)
-    cache = KeyValueCache(TINY, 1, 16, torch.float32)
-    with torch.no_grad():
-        model(random_tokens(1, 12), cache=cache)
-        cache.truncate(6)
-        continued = model(random_tokens(1, 4, seed=9), cache=cache)
-        whole = model(torch.cat((random_tokens(1, 12)[:, :6], random_tokens(1, 4, seed=9)), 1))
-    torch.testing.assert_close(continued, whole[:, 6:], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

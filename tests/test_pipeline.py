@@ -175,7 +175,7 @@ def test_raw_text_becomes_a_registered_model_that_answers(project: Path, publish
     assert published == "models:/minimind-chat/1"
     artifact = tracker.resolve(published, Store())
     loaded = load(artifact.dir)
-    assert complete(loaded.model, loaded.tokenizer, [1, 2, 3], sampling=Sampling(max_tokens=3, temperature=0)).tokens
+    assert complete(loaded, [1, 2, 3], sampling=Sampling(max_tokens=3, temperature=0)).tokens
     for file in ("report.md", "report.html", "report.json", "model.safetensors", "tokenizer.json"):
         assert (artifact.dir / file).stat().st_size > 0
 

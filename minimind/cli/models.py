@@ -16,11 +16,13 @@ System = Annotated[Optional[str], typer.Option(help="A system prompt.")]  # noqa
 Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
 TopK = Annotated[int, typer.Option(help="Keep so many likeliest tokens; 0 keeps all.")]
 TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens that reach this probability.")]
+MinP = Annotated[float, typer.Option(help="Keep tokens at least so many times as likely as the likeliest.")]
 RepetitionPenalty = Annotated[float, typer.Option(help="Above 1, used tokens become less likely.")]
 MaxTokens = Annotated[int, typer.Option(help="Longest answer.")]
 Stop = Annotated[Optional[list[str]], typer.Option(help="End an answer before this text.")]  # noqa: UP045
 Seed = Annotated[Optional[int], typer.Option(help="Same seed, same answers.")]  # noqa: UP045
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16, or on a CPU int8 and int4.")]
 
 
 def chat(
@@ -29,21 +31,28 @@ def chat(
     temperature: Temperature = 0.7,
     top_k: TopK = 0,
     top_p: TopP = 0.9,
+    min_p: MinP = 0.0,
     repetition_penalty: RepetitionPenalty = 1.0,
     max_tokens: MaxTokens = 256,
     stop: Stop = None,
     seed: Seed = None,
     device: Device = "auto",
+    precision: PrecisionOption = "auto",
 ) -> None:
     """Talk to a model in the terminal.
 
     Examples: `minimind chat`, `minimind chat sft`, `minimind chat models:/minimind-sft@candidate --temperature 0`
     """
     from minimind.infer.chat import chat as talk
+    from minimind.infer.engine import Engine
     from minimind.infer.generate import load
 
-    sampling = _sampling(temperature, top_k, top_p, repetition_penalty, max_tokens, stop, seed)
-    talk(load(local().find_model(model), device=device), sampling=sampling, system=system or "", console=console)
+    sampling = _sampling(temperature, top_k, top_p, min_p, repetition_penalty, max_tokens, stop, seed)
+
+    def load_model(name: str) -> Engine:
+        return load(local().find_model(name), device, precision=precision)
+
+    talk(load_model(model), sampling=sampling, system=system or "", console=console, load=load_model)
 
 
 def generate(
@@ -54,11 +63,13 @@ def generate(
     temperature: Temperature = 0.7,
     top_k: TopK = 0,
     top_p: TopP = 0.9,
+    min_p: MinP = 0.0,
     repetition_penalty: RepetitionPenalty = 1.0,
     max_tokens: MaxTokens = 256,
     stop: Stop = None,
     seed: Seed = None,
     device: Device = "auto",
+    precision: PrecisionOption = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Answer one prompt.
@@ -67,16 +78,16 @@ def generate(
     """
     from minimind.infer.generate import complete, load, prompt_ids, stream_text
 
-    sampling = _sampling(temperature, top_k, top_p, repetition_penalty, max_tokens, stop, seed)
-    loaded = load(local().find_model(model), device=device)
+    sampling = _sampling(temperature, top_k, top_p, min_p, repetition_penalty, max_tokens, stop, seed)
+    engine = load(local().find_model(model), device, precision=precision)
     text = sys.stdin.read() if prompt == "-" else prompt
-    ids = prompt_ids(loaded.tokenizer, text, system=system or "", raw=raw)
+    ids = prompt_ids(engine.tokenizer, text, system=system or "", raw=raw)
     if as_json:
-        done = complete(loaded.model, loaded.tokenizer, ids, sampling=sampling)
+        done = complete(engine, ids, sampling=sampling)
         answer = {"text": done.text, "tokens": done.tokens, "finish_reason": done.finish_reason}
         console.print_json(json.dumps(answer, ensure_ascii=False))
         return
-    for piece in stream_text(loaded.model, loaded.tokenizer, ids, sampling=sampling):
+    for piece in stream_text(engine, ids, sampling=sampling):
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
@@ -86,6 +97,7 @@ def _sampling(
     temperature: float,
     top_k: int,
     top_p: float,
+    min_p: float,
     repetition_penalty: float,
     max_tokens: int,
     stop: list[str] | None,
@@ -97,6 +109,7 @@ def _sampling(
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,
+        "min_p": min_p,
         "repetition_penalty": repetition_penalty,
         "max_tokens": max_tokens,
         "stop": tuple(stop or ()),

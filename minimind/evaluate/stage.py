@@ -29,7 +29,9 @@ from minimind.evaluate.preference import (
 from minimind.evaluate.results import EVALUATION_FILE, Baselines, Evaluation, ModelResult, RewardScore
 from minimind.evaluate.scoring import choose
 from minimind.events import EVENTS_FILE, EventWriter
-from minimind.infer.generate import load
+from minimind.infer.engine import Engine
+from minimind.infer.generate import load_pair
+from minimind.infer.network import Network
 from minimind.model.config import count_parameters
 from minimind.model.weights import load_config
 from minimind.stage import Stage
@@ -143,10 +145,12 @@ def _material(config: EvaluateConfig, inputs: Inputs, names: Sequence[str]) -> M
 def _measure(
     config: EvaluateConfig, name: str, artifact: Artifact, material: Material
 ) -> tuple[ModelResult, PairLogProbs | None]:
-    loaded = load(artifact.dir, config.device, precision=config.precision)
-    batch_tokens = config.batch_tokens or (CPU_BATCH if loaded.model.device.type == "cpu" else GPU_BATCH)
+    device = runtime.choose_device(config.device)
+    dtype = runtime.choose_precision(config.precision, device)
+    model, tokenizer = load_pair(artifact.dir, config.device, dtype=dtype)
+    batch_tokens = config.batch_tokens or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
     score = bits_per_byte(
-        loaded.model,
+        model,
         material.text,
         documents=material.documents.tolist(),
         context=material.context,
@@ -156,17 +160,14 @@ def _measure(
     )
     pairs = None
     if material.preferences is not None and len(material.pairs):
-        pairs = pair_log_probs(
-            loaded.model, material.preferences, pairs=material.pairs.tolist(), batch_tokens=batch_tokens
-        )
+        pairs = pair_log_probs(model, material.preferences, pairs=material.pairs.tolist(), batch_tokens=batch_tokens)
+    engine = Engine(Network(model, config.precision), tokenizer, max_batch=max(1, len(config.prompts)))
     result = ModelResult(
         fingerprint=artifact.fingerprint,
-        parameters=count_parameters(loaded.config),
+        parameters=count_parameters(model.config),
         score=score,
         preference=None if pairs is None else preference_score(pairs, skipped=material.skipped_pairs),
-        answers=answer_prompts(
-            loaded.model, loaded.tokenizer, config.prompts, max_tokens=config.answer_tokens, chat=name != "pretrain"
-        ),
+        answers=answer_prompts(engine, config.prompts, max_tokens=config.answer_tokens, chat=name != "pretrain"),
     )
     return result, pairs
 

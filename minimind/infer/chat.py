@@ -6,8 +6,7 @@ context cannot hold any more is forgotten turn by turn, oldest first, and said. 
 no terminal (a pipe, a file, a test) only answers and notices are printed. `Conversation` and `fit`
 are the part without a screen.
 
-Every answer reads the whole conversation again: the cache of the last one is not kept, which costs
-one prefill and keeps the turns free to change. Not here: choosing the model, options, tools.
+What the engine has read of the conversation it does not read again. Not here: finding a model, options, tools.
 """
 
 import json
@@ -22,15 +21,20 @@ from rich.segment import Segment, Segments
 
 from minimind import runtime
 from minimind.config import nearest
-from minimind.errors import DataError
-from minimind.infer.generate import LoadedModel, stream_text
+from minimind.errors import DataError, MiniMindError
+from minimind.infer.engine import Engine
+from minimind.infer.generate import stream_text
 from minimind.infer.sampling import Sampling
 from minimind.tokens.chat import render_prompt
 
 ReadLine = Callable[[str], str]
 """Given the prompt to show, the next line of the user; EOFError at the end, KeyboardInterrupt at Ctrl-C."""
 
+LoadModel = Callable[[str], Engine]
+"""The engine of a model as the command line names it."""
+
 COMMANDS = {
+    "/model": "/model NAME goes on with another model, such as dpo; without NAME it says which this is",
     "/reset": "forget the conversation",
     "/system": "/system TEXT tells the model who it is; without TEXT it is told nothing",
     "/save": "/save FILE writes the conversation as a row of chat training data",
@@ -70,14 +74,14 @@ class Conversation:
         return messages if question is None else [*messages, {"role": "user", "content": question}]
 
 
-def fit(loaded: LoadedModel, conversation: Conversation, question: str, *, reserve: int) -> tuple[list[int], int]:
+def fit(engine: Engine, conversation: Conversation, question: str, *, reserve: int) -> tuple[list[int], int]:
     """The prompt for `question`, and how many of the oldest turns must go to leave `reserve` tokens for the answer.
 
     Raises DataError where the question is too long even without any turn.
     """
-    room = loaded.config.max_positions - reserve
+    room = engine.config.max_positions - reserve
     for first in range(len(conversation.turns) + 1):
-        prompt_ids = render_prompt(conversation.messages(question, first=first), loaded.tokenizer)
+        prompt_ids = render_prompt(conversation.messages(question, first=first), engine.tokenizer)
         if len(prompt_ids) <= room:
             return prompt_ids, first
     raise DataError(
@@ -106,48 +110,64 @@ def read_terminal(prompt: str) -> str:
     return input(prompt)
 
 
+@dataclass
+class _Session:
+    """Who talks with which model, and where it is shown."""
+
+    engine: Engine
+    sampling: Sampling
+    console: Console
+    conversation: Conversation
+    load: LoadModel | None
+
+
 def chat(
-    loaded: LoadedModel, *, sampling: Sampling, console: Console, read_line: ReadLine = read_terminal, system: str = ""
+    engine: Engine,
+    *,
+    sampling: Sampling,
+    console: Console,
+    read_line: ReadLine = read_terminal,
+    system: str = "",
+    load: LoadModel | None = None,
 ) -> Conversation:
-    """Talk until the input ends or /exit; the conversation as it then stands."""
-    conversation = Conversation(system)
+    """Talk until the input ends or /exit; the conversation as it then stands. `load` makes /model work."""
+    session = _Session(engine, sampling, console, Conversation(system), load)
     if console.is_terminal:
-        _note(console, f"{loaded.name} · /help shows the commands, Ctrl-D ends")
+        _note(console, f"{engine.name} · /help shows the commands, Ctrl-D ends")
     while True:
         try:
             line = _whole_characters(read_line("› ")).strip()
         except EOFError:
             if console.is_terminal:
                 _show(console, "\n")  # the shell's prompt gets a line of its own
-            return conversation
+            return session.conversation
         except KeyboardInterrupt:
             if not console.is_terminal:
                 raise
             _note(console, "\nCtrl-D or /exit ends")
             continue
         if line == "/exit":
-            return conversation
+            return session.conversation
         if line.startswith("/") and not line.startswith("//"):
-            _obey(line, conversation, console)
+            _obey(line, session)
         elif line:
-            _answer(loaded, conversation, line.removeprefix("/"), sampling=sampling, console=console)
+            _answer(session, line.removeprefix("/"))
 
 
-def _answer(
-    loaded: LoadedModel, conversation: Conversation, question: str, *, sampling: Sampling, console: Console
-) -> None:
+def _answer(session: _Session, question: str) -> None:
     """Stream one answer and keep the turn; a question without an answer is not kept."""
+    engine, conversation, console = session.engine, session.conversation, session.console
     # At least a quarter of a small context is for the answer, however much max_tokens would take.
-    reserve = min(sampling.max_tokens, max(1, loaded.config.max_positions // 4))
+    reserve = min(session.sampling.max_tokens, max(1, engine.config.max_positions // 4))
     try:
-        prompt_ids, forgotten = fit(loaded, conversation, question, reserve=reserve)
+        prompt_ids, forgotten = fit(engine, conversation, question, reserve=reserve)
     except DataError as error:
         _note(console, str(error))
         return
     if forgotten:
         del conversation.turns[:forgotten]
         _note(console, f"the context is full: forgot the oldest {'turn' if forgotten == 1 else f'{forgotten} turns'}")
-    pieces = stream_text(loaded.model, loaded.tokenizer, prompt_ids, sampling=sampling)
+    pieces = stream_text(engine, prompt_ids, sampling=session.sampling)
     text, ending, started = "", "", time.perf_counter()
     try:
         while True:
@@ -160,6 +180,8 @@ def _answer(
         ending += " · cut off at max_tokens" if end.value.finish_reason == "length" else ""
     except KeyboardInterrupt:
         ending = "stopped"
+    finally:
+        pieces.close()
     _show(console, "\n")
     if text.strip():
         reasoning, answer = split_reasoning(text)
@@ -170,11 +192,14 @@ def _answer(
         _note(console, ending)
 
 
-def _obey(line: str, conversation: Conversation, console: Console) -> None:
+def _obey(line: str, session: _Session) -> None:
     """Carry out a command and say what was done."""
+    conversation, console = session.conversation, session.console
     command, _, argument = line.partition(" ")
     argument = argument.strip()
     match command:
+        case "/model":
+            _note(console, _change_model(session, argument))
         case "/reset":
             conversation.turns.clear()
             _note(console, "the conversation is forgotten" + (", the system text stays" if conversation.system else ""))
@@ -187,6 +212,19 @@ def _obey(line: str, conversation: Conversation, console: Console) -> None:
             _note(console, "\n".join(f"{name:8} {meaning}" for name, meaning in COMMANDS.items()))
         case _:
             _note(console, f"{command} is no command{nearest(command, list(COMMANDS))}")
+
+
+def _change_model(session: _Session, name: str) -> str:
+    """Go on with the model of that name, and say so, or why not."""
+    if not name:
+        return f"this is {session.engine.name}; /model NAME goes on with another one"
+    if session.load is None:
+        return "no other model can be loaded here"
+    try:
+        session.engine = session.load(name)
+    except MiniMindError as error:
+        return f"{error}; {session.engine.name} stays"
+    return f"{session.engine.name} goes on; /reset makes it forget what was said"
 
 
 def _save(conversation: Conversation, argument: str) -> str:

@@ -1,74 +1,79 @@
-"""A model directory in, tokens or text out, one answer at a time.
+"""A model directory in, text out: one answer, a stream of it, or many at once.
 
-`generate` gives token ids: one pass over the prompt, then one token at a time against the
-key-value cache. `stream_text` gives text that is safe to show at once: a character is held back
-until all its bytes are there, and what could still become a stop string until it cannot. `complete`
-is the whole answer. Streams are generators whose return value says how the answer ended, and they
-refuse an unusable prompt when they are called, not at the first token.
-
-The prompt and the answer together never exceed the model's `max_positions`. Not here: many answers
-at once, quantised weights.
-
-Axes: B batch (1), T time, D model width, V vocabulary.
+`load` gives an engine; `stream_text` what is safe to show at once, `complete` the whole answer, `complete_all` those to
+many prompts. Streams are generators whose return value says how the answer ended, and they refuse an unusable prompt
+when they are called, not at the first token. The prompt and the answer together never exceed the model's
+`max_positions`. Not here: how (`engine`), servers (`minimind.serve`).
 """
 
-import codecs
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-from torch import Tensor
 
 from minimind import runtime
 from minimind.artifact import MANIFEST_FILE, open_artifact
-from minimind.errors import ArtifactError, DataError
-from minimind.infer.sampling import Sampler, Sampling
-from minimind.model.attention import KeyValueCache
-from minimind.model.config import ModelConfig
+from minimind.errors import ArtifactError
+from minimind.infer.answer import Answer
+from minimind.infer.engine import Engine
+from minimind.infer.network import Network
+from minimind.infer.products import Precision
+from minimind.infer.protocol import FinishReason
+from minimind.infer.sampling import Sampling
+from minimind.model.lora import load_adapter
 from minimind.model.transformer import Transformer
 from minimind.model.weights import load_model
-from minimind.runtime import Precision
 from minimind.tokens.chat import render_prompt
 from minimind.tokens.tokenizer import Tokenizer
-
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model ready to answer, with its tokenizer and a name for people."""
-
-    model: Transformer
-    tokenizer: Tokenizer
-    config: ModelConfig
-    name: str
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A whole answer: its text, the number of tokens drawn for it, and what ended it."""
+    """A whole answer: its text, the number of tokens drawn for it, what ended it, and its tokens."""
 
     text: str
     tokens: int
     finish_reason: FinishReason
+    ids: tuple[int, ...] = ()
 
 
-def load(directory: Path, device: str = "auto", *, precision: Precision = "auto") -> LoadedModel:
-    """The model in `directory`, in the fastest dtype the device has.
+def load(
+    directory: Path,
+    device: str = "auto",
+    *,
+    precision: Precision = "auto",
+    max_batch: int = 1,
+    cache_tokens: int | None = None,
+    adapters: Mapping[str, Path] | None = None,
+) -> Engine:
+    """The model in `directory`, in the fastest dtype the device has unless one is given, with adapters by name.
 
     Raises MissingError or ArtifactError where files are absent or do not fit together.
     """
-    chosen = runtime.choose_device(device)
-    model = load_model(directory, device=chosen, dtype=runtime.choose_precision(precision, chosen)).eval()
+    model, tokenizer = load_pair(directory, device)
+    network = Network(model, precision)
+    for name, path in (adapters or {}).items():
+        adapted, _ = load_pair(directory, device)  # its matrices are adapted in place
+        load_adapter(path, adapted)
+        network.attach(name, adapted)
+    engine = Engine(network, tokenizer, name=_name_of(directory), max_batch=max_batch, cache_tokens=cache_tokens)
+    engine.adapters |= set(adapters or {})
+    return engine
+
+
+def load_pair(
+    directory: Path, device: str = "auto", *, dtype: torch.dtype | None = None
+) -> tuple[Transformer, Tokenizer]:
+    """The model in `directory`, in fp32 unless a `dtype` is given, with its tokenizer. Raises as `load` does."""
+    model = load_model(directory, device=runtime.choose_device(device), dtype=dtype).eval()
     tokenizer = Tokenizer.load(directory)
     if tokenizer.vocab_size != model.config.vocab_size:
         raise ArtifactError(
             f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens and the model {model.config.vocab_size}; "
             "they do not belong together, copy the tokenizer's files the model was trained with"
         )
-    return LoadedModel(model, tokenizer, model.config, _name_of(directory))
+    return model, tokenizer
 
 
 def prompt_ids(tokenizer: Tokenizer, text: str, *, system: str = "", raw: bool = False) -> list[int]:
@@ -79,131 +84,63 @@ def prompt_ids(tokenizer: Tokenizer, text: str, *, system: str = "", raw: bool =
     return render_prompt([*turns, {"role": "user", "content": text}], tokenizer)
 
 
-def generate(
-    model: Transformer, prompt_ids: Sequence[int], *, sampling: Sampling, stop_ids: Collection[int]
-) -> Generator[int, None, FinishReason]:
-    """The tokens that follow the prompt, up to and without the first one in `stop_ids` (`tokenizer.specials.stop`).
-
-    Raises DataError for a prompt that is empty, leaves no room in the context, or holds ids the
-    model does not have.
-    """
-    vocab_size, context = model.config.vocab_size, model.config.max_positions
-    if not prompt_ids:
-        raise DataError("the prompt is empty; give it at least one token (<|endoftext|> starts a text from nothing)")
-    if len(prompt_ids) >= context:
-        raise DataError(
-            f"the prompt has {len(prompt_ids)} tokens and the model's context {context}, which leaves no room for "
-            "an answer; shorten the prompt"
-        )
-    foreign = [token for token in prompt_ids if not 0 <= token < vocab_size]
-    if foreign:
-        raise DataError(
-            f"the prompt has token {foreign[0]} and the model only 0 to {vocab_size - 1}; "
-            "encode the prompt with the tokenizer of this model"
-        )
-    return _decode(model, list(prompt_ids), sampling=sampling, stop_ids=frozenset(stop_ids))
-
-
-def stream_text(
-    model: Transformer, tokenizer: Tokenizer, prompt_ids: Sequence[int], *, sampling: Sampling
-) -> Generator[str, None, Completion]:
+def stream_text(engine: Engine, prompt: Sequence[int], *, sampling: Sampling) -> Generator[str, None, Completion]:
     """The answer in pieces as they become certain; together they are the completion's text.
 
     No piece is empty or splits a character. Bytes that are no UTF-8 come as U+FFFD; of the special
-    tokens only tags (`<think>`, `<tool_call>`, …) are shown. Raises as `generate` does.
+    tokens only tags (`<think>`, `<tool_call>`, …) are shown. Raises DataError for a prompt that cannot be answered. A
+    stream that is closed early gives its place back.
     """
-    tokens = generate(model, prompt_ids, sampling=sampling, stop_ids=tokenizer.specials.stop)
-    return _pieces(tokens, tokenizer, sampling.stop)
+    return _pieces(engine, engine.ask(prompt, sampling))
 
 
-def complete(model: Transformer, tokenizer: Tokenizer, prompt_ids: Sequence[int], *, sampling: Sampling) -> Completion:
-    """The whole answer to a prompt. Raises as `generate` does."""
-    pieces = stream_text(model, tokenizer, prompt_ids, sampling=sampling)
-    while True:
-        try:
-            next(pieces)
-        except StopIteration as end:
-            return end.value
+def complete(engine: Engine, prompt: Sequence[int], *, sampling: Sampling) -> Completion:
+    """The whole answer to a prompt. Raises as `stream_text` does."""
+    (answer,) = complete_all(engine, [prompt], samplings=[sampling])
+    return answer[1]
 
 
 def complete_all(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], *, samplings: Sequence[Sampling], max_batch: int = 64
+    engine: Engine, prompts: Sequence[Sequence[int]], *, samplings: Sequence[Sampling]
 ) -> Iterator[tuple[int, Completion]]:
-    """The answer to each prompt with its index, in the order in which they are done."""
-    for index, (ids, sampling) in enumerate(zip(prompts, samplings, strict=True)):
-        yield index, complete(loaded.model, loaded.tokenizer, ids, sampling=sampling)
+    """The answer to each prompt with its index, in the order in which they are done; as many at once as fit.
 
-
-def settled(text: str, stop: Sequence[str]) -> tuple[int, bool]:
-    """How many characters of `text` may be shown whatever comes next, and whether a stop string begins there.
-
-    Of several stop strings the one that is complete first counts, so that an answer does not
-    depend on how it is cut into tokens.
+    An answer does not depend on the others. Raises as `stream_text` does, before the first answer.
     """
-    found = [(start + len(word), start) for word in stop if (start := text.find(word)) >= 0]
-    if found:
-        return min(found)[1], True
-    begun = (n for word in stop for n in range(1, min(len(word), len(text) + 1)) if text.endswith(word[:n]))
-    return len(text) - max(begun, default=0), False
+    asked = {engine.ask(p, sampling): i for i, (p, sampling) in enumerate(zip(prompts, samplings, strict=True))}
+    texts = dict.fromkeys(asked, "")
+    try:
+        while asked:
+            for answer in engine.step():
+                if answer not in asked:
+                    continue
+                texts[answer] += "".join(span.text for span in answer.take()[0])
+                if answer.finish_reason is not None:
+                    yield asked.pop(answer), _completion(answer, texts.pop(answer))
+    finally:
+        for answer in asked:
+            engine.cancel(answer)
 
 
-def _decode(
-    model: Transformer, prompt_ids: list[int], *, sampling: Sampling, stop_ids: frozenset[int]
-) -> Generator[int, None, FinishReason]:
-    config = model.config
-    length = min(len(prompt_ids) + sampling.max_tokens, config.max_positions)
-    sampler = Sampler(sampling, vocab_size=config.vocab_size, seen=prompt_ids)
-    cache = KeyValueCache(config, 1, length, model.compute_dtype, model.device)
-    fresh_ids = prompt_ids
-    for _ in range(length - len(prompt_ids)):
-        token = sampler.next(_next_logits(model, fresh_ids, cache))
-        if token in stop_ids:
-            return "stop"
-        yield token
-        fresh_ids = [token]
-    return "length"
+def _pieces(engine: Engine, answer: Answer) -> Generator[str, None, Completion]:
+    text = ""
+    try:
+        while answer.finish_reason is None:
+            engine.step()
+            piece = "".join(span.text for span in answer.take()[0])
+            text += piece
+            if piece:
+                yield piece
+    finally:
+        engine.cancel(answer)
+    return _completion(answer, text)
 
 
-@torch.inference_mode()
-def _next_logits(model: Transformer, fresh_ids: list[int], cache: KeyValueCache) -> Tensor:
-    """The scores behind the last of `fresh_ids`, which are added to the cache. Only that position is projected to V."""
-    tokens_BT = torch.tensor([fresh_ids], dtype=torch.int64, device=model.device)
-    hidden_BTD, _ = model.hidden(tokens_BT, cache=cache)
-    return model.logits(hidden_BTD[0, -1])
-
-
-def _pieces(
-    tokens: Generator[int, None, FinishReason], tokenizer: Tokenizer, stop: Sequence[str]
-) -> Generator[str, None, Completion]:
-    tags = _tags(tokenizer)
-    utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-    text, held, num_tokens = "", "", 0
-    reason: FinishReason | None = None
-    while reason is None:
-        try:
-            token = next(tokens)
-        except StopIteration as end:
-            reason = end.value
-            held += utf8.decode(b"", final=True)
-        else:
-            num_tokens += 1
-            held += utf8.decode(tags.get(token) or tokenizer.decode_bytes([token]))
-        size, stopped = settled(held, stop)
-        if stopped:
-            reason, held = "stop", held[:size]
-        elif reason is not None:
-            size = len(held)
-        piece, held = held[:size], held[size:]
-        text += piece
-        if piece:
-            yield piece
-    return Completion(text, num_tokens, reason)
-
-
-def _tags(tokenizer: Tokenizer) -> dict[int, bytes]:
-    """The tokens shown by name: tags of reasoning and of tool calls tell parts of an answer apart."""
-    named = tokenizer.specials.named().items()
-    return {token: name.encode() for token, name in named if token not in tokenizer.specials.stop}
+def _completion(answer: Answer, text: str) -> Completion:
+    if answer.error is not None:
+        raise answer.error
+    assert answer.finish_reason is not None
+    return Completion(text, len(answer.ids), answer.finish_reason, tuple(answer.ids))
 
 
 def _name_of(directory: Path) -> str:
@@ -212,3 +149,28 @@ def _name_of(directory: Path) -> str:
         return directory.resolve().name
     artifact = open_artifact(directory)
     return f"{artifact.kind}-{artifact.fingerprint[:8]}"
+
+
+# SHIM until batch, pyfunc and export follow.
+LoadedModel = Engine
+_complete_all = complete_all
+
+
+def complete_all(engine, prompts, *, samplings, max_batch=64):
+    return _complete_all(engine, prompts, samplings=samplings)
+
+
+def generate(model, prompt_ids, *, sampling, stop_ids):
+    from minimind.infer.sampling import Sampler
+
+    network = Network(model, "fp32" if model.compute_dtype.itemsize == 4 else "bf16")
+    keys, sampler = network.new_key_values(1), Sampler(sampling, prompt=prompt_ids)
+    scores_V, length = network.prefill(prompt_ids, start=0, key_values=keys), len(prompt_ids)
+    for _ in range(min(sampling.max_tokens, model.config.max_positions - length)):
+        token = sampler.next(scores_V.numpy()).token
+        if token in stop_ids:
+            return "stop"
+        yield token
+        scores_V = network.decode([token], lengths=[length], key_values=keys)[0]
+        length += 1
+    return "length"

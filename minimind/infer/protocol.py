@@ -16,6 +16,7 @@ Channel = Literal["content", "reasoning", "tool_call"]
 """Which part of an answer a text belongs to: what is said, what is thought, or the JSON of a call of tools."""
 MAX_FRAME = 64 * 2**20
 _LENGTH = struct.Struct("<I")
+HEAD_BYTES = _LENGTH.size
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
@@ -23,7 +24,7 @@ class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 
 
 class Ask(Message, frozen=True):
-    """Wanted: an answer to `messages` (rows of a conversation, in our chat format) or to `prompt`, a raw text or ids."""
+    """Wanted: an answer to `messages` (of a conversation, as our chat rows have them), or to `prompt`, text or ids."""
 
     id: str
     messages: list[dict[str, Any]] | None = None

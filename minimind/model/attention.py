@@ -1,4 +1,4 @@
-"""Causal self-attention with grouped key/value heads, document isolation and a decoding cache.
+"""Causal self-attention with grouped key/value heads and document isolation.
 
 Who sees whom is one number per query: the key its document starts at. A query sees the keys from
 there to itself. Documents are contiguous, so nothing of the size T×S is needed to say it, and blocks
@@ -14,7 +14,8 @@ model's `attention` is set to "flex", torch's flex attention, which skips what i
 On the CPU scores are rounded to the compute dtype; softmax sums in fp32 in all.
 
 Axes: B batch, T query time, S key time, D model width, H query heads, K kv heads, R = H/K, C head
-size, N rows of a product (R · queries). Not here: sliding windows, attention split over devices.
+size, N rows of a product (R · queries). Not here: keys that are kept (`minimind.infer`), sliding windows, attention
+split over devices.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -24,7 +25,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import flex_attention as flex
 
-from minimind.errors import ConfigError
 from minimind.model.attention_blocks import blocked_attention
 from minimind.model.config import ModelConfig
 from minimind.model.layers import Linear, RMSNorm, rotate
@@ -33,72 +33,11 @@ Kind = Literal["auto", "blocked", "fused", "flex"]
 """How attention is computed; `auto` is "blocked" on the CPU and "fused" elsewhere."""
 
 
-class KeyValueCache:
-    """Keys and values of the tokens a model has seen, in memory allocated once.
-
-    `length` slots are filled, the same number for every row. Rows of different lengths are padded
-    on the left: pass `documents_BT` (−1 for padding) and `positions_BT` to the model, and the cache
-    remembers which slots hold padding.
-    """
-
-    def __init__(
-        self, config: ModelConfig, batch: int, max_length: int, dtype: torch.dtype, device: torch.device | str = "cpu"
-    ) -> None:
-        shape = (config.num_layers, batch, config.num_kv_heads, max_length, config.head_size)
-        self.keys_LBKSC = torch.empty(shape, dtype=dtype, device=device)
-        self.values_LBKSC = torch.empty(shape, dtype=dtype, device=device)
-        self.documents_BS: Tensor | None = None
-        self.length = 0
-
-    @property
-    def batch(self) -> int:
-        return self.keys_LBKSC.shape[1]
-
-    @property
-    def max_length(self) -> int:
-        return self.keys_LBKSC.shape[3]
-
-    def reserve(self, batch: int, time: int, documents_BT: Tensor | None) -> Tensor | None:
-        """Check that `time` more tokens fit and note their documents; gives those of all slots, or None."""
-        if batch != self.batch:
-            raise ConfigError(f"the cache was made for {self.batch} rows, {batch} were given")
-        if self.length + time > self.max_length:
-            raise ConfigError(
-                f"{self.length} tokens in the cache and {time} more exceed its max_length of {self.max_length}; "
-                "make it longer or shorten the prompt"
-            )
-        if documents_BT is None and self.documents_BS is None:
-            return None
-        if self.documents_BS is None:
-            device = self.keys_LBKSC.device
-            self.documents_BS = torch.zeros(batch, self.max_length, dtype=torch.int32, device=device)
-        # Without documents of their own, new tokens go on with the row's last one.
-        here = self.documents_BS[:, self.length - 1 : self.length] if documents_BT is None else documents_BT
-        self.documents_BS[:, self.length : self.length + time] = here
-        return self.documents_BS[:, : self.length + time]
-
-    def append(self, layer: int, k_BKTC: Tensor, v_BKTC: Tensor) -> tuple[Tensor, Tensor]:
-        """Store one layer's new keys and values; gives all of them so far, as views."""
-        stop = self.length + k_BKTC.shape[2]
-        self.keys_LBKSC[layer, :, :, self.length : stop] = k_BKTC
-        self.values_LBKSC[layer, :, :, self.length : stop] = v_BKTC
-        return self.keys_LBKSC[layer, :, :, :stop], self.values_LBKSC[layer, :, :, :stop]
-
-    def advance(self, time: int) -> None:
-        """Count `time` tokens as seen, once every layer has appended them."""
-        self.length += time
-
-    def truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens."""
-        self.length = min(self.length, length)
-
-
 class Attention(nn.Module):
     """Grouped-query attention with RoPE, and RMSNorm over each head's queries and keys where `qk_norm`."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.layer = layer
         self.head_size = config.head_size
         self.q_proj = Linear(config.hidden_size, config.num_heads * config.head_size)
         self.k_proj = Linear(config.hidden_size, config.num_kv_heads * config.head_size)
@@ -107,18 +46,14 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_size, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_size, config.norm_eps) if config.qk_norm else None
 
-    def forward(
-        self, x_BTD: Tensor, *, tables: tuple[Tensor, Tensor], visible: "Visible", cache: KeyValueCache | None
-    ) -> Tensor:
-        """What attention adds to the residual stream; appends to `cache` where there is one."""
+    def forward(self, x_BTD: Tensor, *, tables: tuple[Tensor, Tensor], visible: "Visible") -> Tensor:
+        """What attention adds to the residual stream."""
         heads = (*x_BTD.shape[:2], -1, self.head_size)
         q_BTHC, k_BTKC, v_BTKC = (p(x_BTD).view(heads) for p in (self.q_proj, self.k_proj, self.v_proj))
         if self.q_norm is not None and self.k_norm is not None:
             q_BTHC, k_BTKC = self.q_norm(q_BTHC), self.k_norm(k_BTKC)
         q_BHTC, k_BKTC = rotate(q_BTHC.transpose(1, 2), tables), rotate(k_BTKC.transpose(1, 2), tables)
         v_BKTC = v_BTKC.transpose(1, 2)
-        if cache is not None:
-            k_BKTC, v_BKTC = cache.append(self.layer, k_BKTC, v_BKTC)
         return self.o_proj(attend(q_BHTC, k_BKTC, v_BKTC, visible).flatten(2))
 
 

@@ -5,13 +5,13 @@ the embedding. Parameter names are Hugging Face's, so a state dict fits the stoc
 
 Precision. Weights are fp32 masters; matrix products run in `compute_dtype` (fp32, bf16 or fp16),
 chosen at construction or by `set_compute_dtype`, with weights cast where they are used. autocast is
-not used: explicit casts are as fast, leave no cache behind and can be read. The residual stream
+not used: explicit casts are as fast, leave nothing behind and can be read. The residual stream
 stays in fp32, as under autocast: it is a sum over layers that bf16 would round at every step and
 that fp16 could overflow. Hidden states come out in `compute_dtype`, logits in fp32.
 
-Axes: B batch, T time, S keys seen, D model width, V vocabulary, L layers, E experts, P
+Axes: B batch, T time, D model width, V vocabulary, L layers, E experts, P
 pairs of channels of a head. A layer with `recompute` keeps its input and makes its activations again in the
-backward pass. Not here: the loss (`cross_entropy.py`), sampling, files (`weights.py`).
+backward pass. Not here: the loss (`cross_entropy.py`), generating (`minimind.infer`), files (`weights.py`).
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from minimind.errors import ConfigError
-from minimind.model.attention import Attention, KeyValueCache, Kind, Visible, visible_keys
+from minimind.model.attention import Attention, Kind, Visible, visible_keys
 from minimind.model.config import ModelConfig
 from minimind.model.layers import (
     Embedding,
@@ -43,10 +43,10 @@ INITIAL_STD = 0.02
 class Layer(nn.Module):
     """One pre-norm layer; adds to the fp32 residual stream what attention and feed-forward give."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.self_attn = Attention(config, layer)
+        self.self_attn = Attention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.mlp = Experts(config) if config.num_experts else SwiGLU(config.hidden_size, config.ffn_size)
         self.recompute = False
@@ -66,10 +66,9 @@ class Layer(nn.Module):
         tables: tuple[Tensor, Tensor],
         visible: Visible,
         real_BT: Tensor | None,
-        cache: KeyValueCache | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         normed_BTD = self.input_layernorm(stream_BTD, dtype)
-        stream_BTD = stream_BTD + self.self_attn(normed_BTD, tables=tables, visible=visible, cache=cache)
+        stream_BTD = stream_BTD + self.self_attn(normed_BTD, tables=tables, visible=visible)
         normed_BTD = self.post_attention_layernorm(stream_BTD, dtype)
         if isinstance(self.mlp, Experts):
             routed = self.mlp(normed_BTD, real_BT)
@@ -83,7 +82,7 @@ class Trunk(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_layers))
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
 
 
@@ -124,10 +123,9 @@ class Transformer(nn.Module):
         *,
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
-        cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Logits B×T×V in fp32, all at once; training uses `hidden` and the chunked cross-entropy instead."""
-        hidden_BTD, _ = self.hidden(tokens_BT, positions_BT=positions_BT, documents_BT=documents_BT, cache=cache)
+        hidden_BTD, _ = self.hidden(tokens_BT, positions_BT=positions_BT, documents_BT=documents_BT)
         return self.logits(hidden_BTD)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -140,21 +138,19 @@ class Transformer(nn.Module):
         *,
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
-        cache: KeyValueCache | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(hidden_BTD after the last norm in the compute dtype, the experts' balance loss as an fp32 scalar).
 
-        Positions default to those after the cache's. Tokens of different `documents_BT` do not see
-        each other and are contiguous; −1 is padding, whose hidden states are finite and mean nothing. With a `cache`
-        the tokens continue it and are added to it.
+        Positions count from 0 by default. Tokens of different `documents_BT` do not see each other and are
+        contiguous; −1 is padding, whose hidden states are finite and mean nothing.
         """
-        hidden_BTD, balance_loss, _ = self._run(tokens_BT, positions_BT, documents_BT, cache)
+        hidden_BTD, balance_loss, _ = self._run(tokens_BT, positions_BT, documents_BT)
         return hidden_BTD, balance_loss
 
     @torch.no_grad()
     def expert_load(self, tokens_BT: Tensor, *, documents_BT: Tensor | None = None) -> Tensor:
         """Share of the tokens' assignments per layer and expert, L×E (E = 0 for a dense model); for logging."""
-        loads = self._run(tokens_BT, None, documents_BT, None)[2]
+        loads = self._run(tokens_BT, None, documents_BT)[2]
         return torch.stack(loads) if loads else torch.zeros(self.config.num_layers, 0)
 
     def _run(
@@ -162,22 +158,17 @@ class Transformer(nn.Module):
         tokens_BT: Tensor,
         positions_BT: Tensor | None,
         documents_BT: Tensor | None,
-        cache: KeyValueCache | None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        batch, time = tokens_BT.shape
-        seen = cache.length if cache is not None else 0
-        if seen + time > self.config.max_positions:
-            raise ConfigError(
-                f"{seen + time} positions exceed the model's max_positions of {self.config.max_positions}"
-            )
+        time = tokens_BT.shape[1]
+        if time > self.config.max_positions:
+            raise ConfigError(f"{time} positions exceed the model's max_positions of {self.config.max_positions}")
         if positions_BT is None:
-            positions_BT = torch.arange(seen, seen + time, device=tokens_BT.device)[None]
-        documents_BS = cache.reserve(batch, time, documents_BT) if cache is not None else documents_BT
+            positions_BT = torch.arange(time, device=tokens_BT.device)[None]
         visible = visible_keys(
             self.attention,
-            documents_BS,
+            documents_BT,
             time=time,
-            keys=seen + time,
+            keys=time,
             dtype=self.compute_dtype,
             device=tokens_BT.device,
         )
@@ -189,12 +180,10 @@ class Transformer(nn.Module):
         balance_loss = torch.zeros((), dtype=stream_BTD.dtype, device=stream_BTD.device)
         loads = []
         for layer in self.model.layers:
-            stream_BTD, layer_loss, load_E = layer(stream_BTD, self.compute_dtype, tables, visible, real_BT, cache)
+            stream_BTD, layer_loss, load_E = layer(stream_BTD, self.compute_dtype, tables, visible, real_BT)
             if load_E is not None:
                 balance_loss = balance_loss + layer_loss
                 loads.append(load_E)
-        if cache is not None:
-            cache.advance(time)
         return self.model.norm(stream_BTD, self.compute_dtype), balance_loss, loads
 
 
