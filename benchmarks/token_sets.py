@@ -77,6 +77,13 @@ def prepared(
     return corpus, tokenizer, tokens
 
 
+def tokenizer_of(path: Path, *, vocab_size: int) -> Path:
+    """The directory of a tokenizer learnt from a file of texts."""
+    store = Store(CACHE / "store")
+    corpus = corpus_of(path, "pretrain", store)
+    return build(TOKENIZER, TokenizerConfig(vocab_size=vocab_size), {"corpus": corpus}, store=store)[0].dir
+
+
 def corpus_of(path: Path, rows: RowKind, store: Store, *, validation_fraction: float = 0) -> Artifact:
     """The rows of a file as a corpus."""
     given, _ = build(ROWS, FileRows(rows=rows, path=str(path), size=path.stat().st_size), {}, store=store)

@@ -1,4 +1,4 @@
-"""Every flow that makes models, by its name."""
+"""Every flow that `minimind run` can run, by its name."""
 
 from typing import Any
 
@@ -29,6 +29,7 @@ def find_flow(name: str) -> Any:
 
 
 def _stage_flows() -> tuple[Any, ...]:
+    from flows.generate import generate
     from flows.stages import ALL
 
-    return ALL
+    return (*ALL, generate)

@@ -15,21 +15,23 @@ from prefect.flows import EntrypointType, Flow
 from prefect.runner import Runner
 
 from flows.full_pipeline import full_pipeline
+from flows.generate import generate
 from flows.stages import ALL
 from flows.sweep import sweep
 from minimind import runtime
 from tasks.pipeline import end_lost_runs
 
-DEPLOYED = (full_pipeline, *ALL, sweep)
+DEPLOYED = (full_pipeline, *ALL, generate, sweep)
 NAME = "local"
 AT_ONCE = 2  # runs side by side; trainings take turns anyway (a lock on the device)
 GROUPS = {
     "data": ("ingest", "clean", "shard", "tokenizer", "tokens"),
     "training": ("pretrain", "sft", "dpo", "lora", "distill"),
     "finishing": ("evaluate", "publish"),
+    "answering": ("generate",),
 }
 """Tag → the stages that have it, beside `minimind`, which all have."""
-ONE_AT_A_TIME = ("data", "finishing")
+ONE_AT_A_TIME = ("data", "finishing", "answering")
 """Groups whose stages run one at a time, because each takes every core; a second run waits.
 
 Not for their artifacts: two runs of a stage are safe, for the store's file locks let one of them build and the other

@@ -25,7 +25,9 @@ CHAMPION = "champion"
 """The alias of the models behind the last published one."""
 WHOLE = {"tokenizer", "pretrain", "sft", "dpo", "lora", "distill", "publish"}
 """Stages whose artifact is stored in the registry with all its files."""
-REGISTRY_NAMES = {"shard": "corpus", "publish": "chat"} | {
+SERVED = {"publish"}
+"""Stages whose artifact MLflow's own tools can load (`tasks.pyfunc`)."""
+REGISTRY_NAMES = {"shard": "corpus", "publish": "chat", "generate": "answers"} | {
     stage: stage for stage in ("tokenizer", "tokens", "pretrain", "sft", "dpo", "lora", "distill")
 }
 
@@ -153,6 +155,8 @@ class Registry(Runs):
                 for file in (MANIFEST_FILE, SUMMARY_FILE):
                     shutil.copy(artifact.dir / file, light)
             self.client.log_model_artifacts(model.model_id, str(source))
+            if artifact.kind in SERVED:
+                self._log_flavor(artifact, run_id, model.model_id)
         self.client.finalize_logged_model(model.model_id, "READY")
         self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
         try:
@@ -163,6 +167,15 @@ class Registry(Runs):
         return self.client.create_model_version(
             name, source=f"models:/{model.model_id}", run_id=run_id, tags=tags, model_id=model.model_id
         )
+
+    def _log_flavor(self, artifact: Artifact, run_id: str, model_id: str) -> None:
+        """What makes of a model's files a model to MLflow: beside them in the registry, and nowhere else."""
+        from tasks.pyfunc import write_flavor  # it imports torch
+
+        size = sum(entry.size for entry in artifact.manifest.files)
+        with tempfile.TemporaryDirectory() as directory:
+            write_flavor(flavor := Path(directory) / "flavor", run_id=run_id, model_id=model_id, size=size)
+            self.client.log_model_artifacts(model_id, str(flavor))
 
     def _version_of(self, name: str, run_id: str) -> Any | None:
         """The version that a run made already: its process was killed before it could note so."""
@@ -201,6 +214,15 @@ class Registry(Runs):
             )
         with store.building(stage, fingerprint) as scratch:
             mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(scratch))
-            verify(open_artifact(scratch))
+            fetched = open_artifact(scratch)
+            _keep_only(scratch, {MANIFEST_FILE, *(entry.path for entry in fetched.manifest.files)})
+            verify(fetched)
             store.place(scratch, store.path(stage, fingerprint))
         return open_artifact(store.path(stage, fingerprint))
+
+
+def _keep_only(directory: Path, wanted: set[str]) -> None:
+    """Remove what else the registry has beside an artifact: MLflow's own files."""
+    for path in [path for path in directory.rglob("*") if path.is_file()]:
+        if path.relative_to(directory).as_posix() not in wanted:
+            path.unlink()

@@ -1,7 +1,7 @@
 """MLflow runs and their metrics: one experiment in a SQLite file of the store, or on a server.
 
 `tracking` builds on this and adds what an artifact says of itself, and the registry. Only these two
-modules and `registry` import MLflow.
+modules, `registry` and `pyfunc` import MLflow.
 """
 
 import logging

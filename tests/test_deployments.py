@@ -103,7 +103,7 @@ def test_the_form_of_a_flow_can_be_read(name: str):
     assert [field["position"] for field in fields.values()] == list(range(len(fields)))
     assert {key: field["title"] for key, field in fields.items()} == {key: key for key in fields}
     assert not [key for key, field in fields.items() if not field["description"].endswith((".", '"].'))]
-    required = ["settings"] if name == "sweep" else []  # all else runs as it stands
+    required = {"sweep": ["settings"], "generate": ["input"]}.get(name, [])  # all else runs as it stands
     assert schema.required == required
     assert [key for key, field in fields.items() if "default" not in field] == required
     assert "Args:" not in here()[name].description and "\n" not in here()[name].description

@@ -31,6 +31,7 @@ from minimind.evaluate.card import Report
 from minimind.evaluate.config import EvaluateConfig, PublishConfig
 from minimind.evaluate.results import Evaluation
 from minimind.events import Event
+from minimind.infer.batch_figures import PieceFigures
 from minimind.model.config import PRESETS, ModelConfig, count_active_parameters, count_parameters
 from minimind.model.transformer import Transformer
 from minimind.recipe import DistillSection, Recipe, TokensSection
@@ -73,6 +74,7 @@ FILES: dict[type[Config], tuple[str, ...]] = {
     Report: ("report.json", "evaluation.json"),
     Comparison: ("Sweeps",),
     Registration: ("Registry notes",),
+    PieceFigures: ("Answers",),
 }
 """What is in a file → where in docs/formats.md its fields are."""
 
@@ -284,7 +286,7 @@ def command_lines(page: Path) -> Iterator[list[str]]:
 
 def flow_names() -> set[str]:
     """What `minimind run` takes; read as text, since importing flows takes seconds."""
-    source = "".join((CHECKOUT / "flows" / name).read_text("utf-8") for name in ("stages.py", "full_pipeline.py"))
+    source = "".join((CHECKOUT / "flows" / name).read_text("utf-8") for name in ("stages.py", "full_pipeline.py", "generate.py"))
     return set(re.findall(r'@flow\(name="([\w-]+)"', source))
 
 

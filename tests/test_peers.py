@@ -1,9 +1,11 @@
 """The peers that benchmarks compare with are what they claim to be: upstream told again computes what upstream does."""
 
+from typing import Any
+
 import pytest
 import torch
 
-from benchmarks import peers_train
+from benchmarks import peers_infer, peers_train
 from minimind.model.config import ModelConfig
 from minimind.model.moe import Experts
 from minimind.model.transformer import Transformer
@@ -24,6 +26,19 @@ def test_upstream_told_again_has_the_logits_of_this_projects_model() -> None:
     peer.load_state_dict(model.state_dict())
     tokens_BT = torch.randint(0, 61, (2, 30), generator=generator)
     torch.testing.assert_close(peer(tokens_BT), model(tokens_BT), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_upstreams_cache_told_again_gives_what_full_recomputation_does() -> None:
+    """The speed of generating is compared with it: a prompt, then token by token."""
+    model = Transformer(CONFIG)
+    peer: Any = peers_train.Upstream(CONFIG)
+    peer.load_state_dict(model.state_dict())
+    tokens_BT = torch.randint(0, 61, (2, 20), generator=torch.Generator().manual_seed(0))
+    cache: peers_infer.Cache = [None] * CONFIG.num_layers
+    pieces = [tokens_BT[:, :12], *tokens_BT[:, 12:].split(1, 1)]
+    stepwise = torch.cat([peers_infer.upstream_logits(peer, piece, cache) for piece in pieces], 1)
+    torch.testing.assert_close(stepwise, model(tokens_BT), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("per_token", [1, 2])
