@@ -286,7 +286,8 @@ def command_lines(page: Path) -> Iterator[list[str]]:
 
 def flow_names() -> set[str]:
     """What `minimind run` takes; read as text, since importing flows takes seconds."""
-    source = "".join((CHECKOUT / "flows" / name).read_text("utf-8") for name in ("stages.py", "full_pipeline.py", "generate.py"))
+    files = ("stages.py", "full_pipeline.py", "generate.py")
+    source = "".join((CHECKOUT / "flows" / name).read_text("utf-8") for name in files)
     return set(re.findall(r'@flow\(name="([\w-]+)"', source))
 
 

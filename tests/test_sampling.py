@@ -155,6 +155,9 @@ def test_what_is_not_allowed_is_drawn_again_as_if_it_were_not_there(temperature:
     assert last.next(np.linspace(9, 0, 300)).token == 299
     with pytest.raises(DataError, match="none of the model's tokens"):
         Sampler(Sampling(temperature=temperature), allowed=lambda _: False).next(logits_V)
+    everything = dict.fromkeys(range(4), -100.0)
+    with pytest.raises(DataError, match="none of the model's tokens"):
+        Sampler(Sampling(temperature=temperature, logit_bias=everything)).next(logits_V)
 
 
 def test_draws_follow_the_probabilities() -> None:
@@ -215,7 +218,7 @@ def test_a_temperature_near_zero_is_greedy_without_overflow() -> None:
         ("top_k", -1, "greater than or equal to 0"),
         ("top_p", 0.0, "greater than 0"),
         ("top_p", 1.01, "less than or equal to 1"),
-        ("repetition_penalty", 0.0, "greater than 0"),
+        ("repetition_penalty", 0.0, "greater than or equal to 0.01"),
         ("max_tokens", 0, "greater than or equal to 1"),
         ("stop", [""], "at least 1 character"),
         ("stop", "END", "tuple"),

@@ -19,15 +19,15 @@ from streamlit.testing.v1 import AppTest
 from stub_openai import NASTY, Stub, stub_openai
 
 from minimind.errors import ConfigError, DataError, MissingError, ServiceError
-from minimind.serve import webui_html, webui_process, webui_rows
-from minimind.serve.webui_answers import Answering, Answers
-from minimind.serve.webui_asking import fitted, open_calls, read_tools, requests
-from minimind.serve.webui_chats import Chat, ChatStore, Figures, Message, Problem, Settings, ToolCall, new_chat
-from minimind.serve.webui_client import Piece, Request, ServedModel, Server, list_models
-from minimind.serve.webui_sidebar import SLIDERS
-from minimind.serve.webui_words import WORDS, language_of, speaker
+from minimind.serve.webui import html, process, rows
+from minimind.serve.webui.answers import Answering, Answers
+from minimind.serve.webui.asking import fitted, open_calls, read_tools, requests
+from minimind.serve.webui.chats import Chat, ChatStore, Figures, Message, Problem, Settings, ToolCall, new_chat
+from minimind.serve.webui.client import Piece, Request, ServedModel, Server, list_models
+from minimind.serve.webui.sidebar import SLIDERS
+from minimind.serve.webui.words import WORDS, language_of, speaker
 
-SOURCES = sorted(Path(webui_process.__file__).parent.glob("webui*.py"))
+SOURCES = sorted(Path(process.__file__).parent.glob("*.py"))
 
 
 @pytest.fixture
@@ -79,10 +79,10 @@ def test_every_text_is_there_in_both_languages() -> None:
 
 def test_the_page_uses_the_texts_there_are_and_all_of_them() -> None:
     """Found in the sources, so that neither a missing key nor a dead text stays."""
-    source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES if path.name != "webui_words.py")
+    source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES if path.name != "words.py")
     said = set(re.findall(r'say\(\s*"(\w+)"', source))
     assert said <= set(WORDS)
-    made = {f"{name}_help" for name in SLIDERS} | {f"finish_{reason}" for reason in webui_html.FINISHES}
+    made = {f"{name}_help" for name in SLIDERS} | {f"finish_{reason}" for reason in html.FINISHES}
     assert made <= set(WORDS)
     assert [key for key in WORDS if f'"{key}"' not in source and key not in made] == []
     problems = set(re.findall(r'kind="(\w+)"|kind = "(\w+)"', source))
@@ -207,8 +207,8 @@ def test_a_row_goes_out_and_comes_in_again() -> None:
             {"role": "assistant", "content": "It is 3.", "reasoning_content": "easy"},
         ]
     }
-    (chat,) = webui_rows.read_rows(json.dumps(row).encode(), Settings())
-    assert webui_rows.row(chat) == row
+    (chat,) = rows.read_rows(json.dumps(row).encode(), Settings())
+    assert rows.row(chat) == row
     assert chat.title == "1+2"
 
 
@@ -217,9 +217,9 @@ def test_a_row_leaves_out_what_was_not_answered() -> None:
     chat = asked("q1", "a1", "q2")
     failed = Message(parent=chat.head, role="assistant", state="failed", problem=Problem(kind="timeout"))
     chat = chat.with_message(failed)
-    assert [turn["content"] for turn in webui_rows.row(chat)["conversations"]] == ["q1", "a1"]
+    assert [turn["content"] for turn in rows.row(chat)["conversations"]] == ["q1", "a1"]
     with pytest.raises(DataError, match="no row of training data"):
-        webui_rows.row(asked("only a question"))
+        rows.row(asked("only a question"))
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_row_leaves_out_what_was_not_answered() -> None:
 )
 def test_a_bad_import_names_its_line(content: bytes, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        webui_rows.read_rows(content, Settings())
+        rows.read_rows(content, Settings())
 
 
 def test_an_unanswered_question_is_not_sent_again() -> None:
@@ -242,7 +242,7 @@ def test_an_unanswered_question_is_not_sent_again() -> None:
     chat = asked("q1")
     chat = chat.with_message(Message(parent=0, role="assistant", state="failed", problem=Problem(kind="timeout")))
     chat = chat.with_message(Message(parent=chat.head, role="user", content="q2"))
-    assert webui_rows.api_messages(chat) == [{"role": "user", "content": "q2"}]
+    assert rows.api_messages(chat) == [{"role": "user", "content": "q2"}]
 
 
 # --- HTML
@@ -250,13 +250,13 @@ def test_an_unanswered_question_is_not_sent_again() -> None:
 
 def test_nothing_a_model_writes_becomes_active_html() -> None:
     """No tag of the model's, no image, no link but to the web: the text alone is shown."""
-    made = webui_html.answer(NASTY, webui_html.reader())
+    made = html.answer(NASTY, html.reader())
     assert set(re.findall(r"<(\w+)", made)) <= {
         *("div", "p", "a", "table", "thead", "tbody", "tr", "th", "td", "pre", "code"),
     }
     assert re.findall(r'href="([^"]*)"', made) == ["http://evil.test/pixel.png", "https://example.org/"]
     assert "Costs $5 or $10, a :smile: and :red[red] -&gt; here." in made
-    assert "<" not in webui_html.literal("<b>&").removeprefix('<div class="mm-said">').removesuffix("</div>")
+    assert "<" not in html.literal("<b>&").removeprefix('<div class="mm-said">').removesuffix("</div>")
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_nothing_a_model_writes_becomes_active_html() -> None:
 def test_half_an_answer_is_shown_too(text: str) -> None:
     """An answer is drawn while it comes in, so every beginning of Markdown must give HTML, and soon."""
     began = time.perf_counter()
-    assert webui_html.answer(text, webui_html.reader()).startswith('<div class="mm-answer">')
+    assert html.answer(text, html.reader()).startswith('<div class="mm-answer">')
     assert time.perf_counter() - began < 1
 
 
@@ -274,11 +274,11 @@ def test_a_caption_says_what_is_known_and_no_more() -> None:
     say = speaker("en")
     counted = Figures(seconds=3.0, first_token_seconds=1.0, prompt_tokens=5, completion_tokens=21, pieces=9)
     message = Message(parent=None, role="assistant", model="m", finish_reason="length", figures=counted)
-    shown = webui_html.caption(message, say)
+    shown = html.caption(message, say)
     assert "cut off at the token limit · 5 + 21 tokens · 10.0 tokens/s · first after 1.00 s" in shown
     guessed = message.replace(figures=Figures(seconds=3.0, first_token_seconds=1.0, pieces=21))
-    assert "≈ 10.0 tokens/s" in webui_html.caption(guessed, say)
-    assert "tokens/s" not in webui_html.caption(message.replace(figures=Figures(seconds=1.0)), say)
+    assert "≈ 10.0 tokens/s" in html.caption(guessed, say)
+    assert "tokens/s" not in html.caption(message.replace(figures=Figures(seconds=1.0)), say)
 
 
 # --- asking
@@ -337,7 +337,7 @@ def test_every_failure_has_a_kind_and_words(stub: Stub, question: str, kind: str
     message = answered(stub, question)
     assert message.state == "failed" and message.problem is not None and message.problem.kind == kind
     for language in ("en", "zh"):
-        shown = webui_html.problem(message.problem, speaker(language), url=stub.url)
+        shown = html.problem(message.problem, speaker(language), url=stub.url)
         assert "Traceback" not in shown
         assert ("7 s" in shown) == (kind == "rate_limited")
 
@@ -356,8 +356,8 @@ def test_models_come_with_what_the_server_tells_of_them(stub: Stub) -> None:
         ("words-base", True),
         ("old", False),
     ]
-    assert "25,829,888" in webui_html.facts(models[0].facts, speaker("en"))
-    assert webui_html.facts(models[2].facts, speaker("en")) == ""
+    assert "25,829,888" in html.facts(models[0].facts, speaker("en"))
+    assert html.facts(models[2].facts, speaker("en")) == ""
 
 
 def test_a_model_that_is_gone_is_replaced_by_one_that_is_served() -> None:
@@ -386,7 +386,7 @@ def test_results_are_asked_for_call_by_call() -> None:
     chat = chat.with_message(Message(parent=1, role="tool", content="1"))
     assert open_calls(chat) == ["g"]
     chat = chat.with_message(Message(parent=2, role="tool", content="2"))
-    assert [turn["tool_call_id"] for turn in webui_rows.api_messages(chat)[-2:]] == ["a", "b"]
+    assert [turn["tool_call_id"] for turn in rows.api_messages(chat)[-2:]] == ["a", "b"]
 
 
 # --- answers under way
@@ -448,28 +448,28 @@ def test_an_answer_without_an_end_is_said_to_have_broken_off() -> None:
 
 def test_streamlit_is_told_to_keep_to_itself() -> None:
     """Nothing sent home, no traceback on the page, forgery refused, and the address of nobody else asked for."""
-    told = webui_process.options("127.0.0.1", 8501)
+    told = process.options("127.0.0.1", 8501)
     assert told["browser.gatherUsageStats"] == "false" and told["server.enableXsrfProtection"] == "true"
     assert told["client.showErrorDetails"] == "none" and told["browser.serverAddress"] == "127.0.0.1"
 
 
 def test_streamlits_own_imports_are_not_hidden() -> None:
     """A script's folder comes first on the path: the server's `requests.py` there would be taken for the package."""
-    names = {path.stem for path in webui_process.PAGE.parent.iterdir() if not path.name.startswith("__")}
+    names = {path.stem for path in process.PAGE.parent.iterdir() if not path.name.startswith("__")}
     assert names == {"chat"}
 
 
 def test_a_taken_port_is_said_at_once(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINIMIND_HOME", str(tmp_path))
     port = int(stub.url.split(":")[2].removesuffix("/v1"))
-    with pytest.raises(ServiceError, match=f"port {port}"), webui_process.page(stub.url, port=port):
+    with pytest.raises(ServiceError, match=f"port {port}"), process.page(stub.url, port=port):
         pass
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://", ""])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="--server"):
-        webui_process.check_url(url)
+        process.check_url(url)
 
 
 COMMAND = [sys.executable, "-c", "import typer; from minimind.cli.ui import ui; typer.run(ui)", "--no-open"]
@@ -500,11 +500,11 @@ def test_the_page_draws_a_conversation_and_a_file_that_is_damaged(
 ) -> None:
     """The script itself, as Streamlit runs it: the sidebar, the messages, and no exception."""
     monkeypatch.setenv("MINIMIND_HOME", str(tmp_path))
-    monkeypatch.setenv(webui_process.URL_VARIABLE, stub.url)
+    monkeypatch.setenv(process.URL_VARIABLE, stub.url)
     store = ChatStore(tmp_path / "chats")
     chat = store.save(asked("what?", "**that**", settings=Settings(model="lost")))
     (store.directory / "bad.json").write_text("{", encoding="utf-8")
-    app = AppTest.from_file(str(webui_process.PAGE), default_timeout=20)
+    app = AppTest.from_file(str(process.PAGE), default_timeout=20)
     app.query_params["chat"] = chat.id
     app.query_params["lang"] = "zh"
     app.run()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from stub_openai import Stub, stub_openai
 
-from minimind.serve import webui_process
+from minimind.serve.webui import process
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -79,8 +79,8 @@ def address(stub: Stub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     port = free_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINIMIND_HOME", str(tmp_path_factory.mktemp("ui")))
-        with webui_process.page(stub.url, port=port):
-            yield webui_process.address("127.0.0.1", port)
+        with process.page(stub.url, port=port):
+            yield process.address("127.0.0.1", port)
 
 
 @pytest.fixture(scope="module")
@@ -328,11 +328,11 @@ def test_a_server_that_is_down_is_named_and_found_again(
     """Who starts the page first learns how to start the server, and then only has to press a button."""
     monkeypatch.setenv("MINIMIND_HOME", str(tmp_path))
     api, port = free_port(), free_port()
-    with webui_process.page(f"http://127.0.0.1:{api}/v1", key="right", port=port):
+    with process.page(f"http://127.0.0.1:{api}/v1", key="right", port=port):
         page = browser.new_page(locale="en-GB", viewport=WIDE)
         page.set_default_timeout(20_000)
         user = User(page, Stub())
-        page.goto(webui_process.address("127.0.0.1", port))
+        page.goto(process.address("127.0.0.1", port))
         user.sees(f"No server answers at http://127.0.0.1:{api}/v1")
         user.look("unreachable")
         with stub_openai(api, key="other") as stub:

@@ -14,7 +14,22 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.console import Console
 
-from minimind.cli import data, estimate, forget, housekeeping, inspect, lineage, models, node, sweep, tokenizer, verify
+from minimind.cli import (
+    data,
+    estimate,
+    export,
+    forget,
+    housekeeping,
+    inspect,
+    lineage,
+    models,
+    node,
+    serve,
+    sweep,
+    tokenizer,
+    ui,
+    verify,
+)
 from minimind.cli.shared import INTERRUPTED, AsJson, console, local
 from minimind.errors import ConfigError, MiniMindError
 
@@ -142,6 +157,10 @@ app.command()(estimate.estimate)
 app.command()(sweep.sweep)
 app.command()(models.chat)
 app.command()(models.generate)
+app.command()(serve.serve)
+app.command()(ui.ui)
+app.command()(export.export)
+app.command("import")(export.import_)
 app.command()(inspect.lint)
 app.command()(inspect.trace)
 app.command()(inspect.ledger)

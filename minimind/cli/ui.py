@@ -26,7 +26,7 @@ def ui(
 
     Examples: `minimind ui`, `minimind ui --server http://127.0.0.1:8080/v1 --no-open`
     """
-    from minimind.serve import webui_process
+    from minimind.serve.webui import process
 
     def stop(number: int, _frame: object) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)
@@ -34,12 +34,12 @@ def ui(
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's `&` has SIGINT ignored
         signal.signal(number, stop)
     try:
-        with webui_process.page(server, key=api_key, host=host, port=port) as process:
-            address = webui_process.address(host, port)
+        with process.page(server, key=api_key, host=host, port=port) as child:
+            address = process.address(host, port)
             console.print(f"page  {address}\nAPI   {server}\n\nCtrl-C stops it.", highlight=False, soft_wrap=True)
             if open_browser and _has_display():
                 webbrowser.open(address)
-            code = process.wait()
+            code = child.wait()
             raise ServiceError(f"the page ended with exit code {code}; see logs/webui.log in the store")
     except KeyboardInterrupt:
         console.print("the page is down", highlight=False)

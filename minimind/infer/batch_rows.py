@@ -24,6 +24,7 @@ from minimind.data.documents import Message, check_row, type_name
 from minimind.data.reading.files import MAX_ROW_BYTES
 from minimind.data.reading.shapes import convert
 from minimind.data.reading.strict_json import RowError, read_json
+from minimind.infer.calls import read_calls
 from minimind.infer.generate import Completion, prompt_ids
 from minimind.infer.protocol import Channel
 from minimind.infer.sampling import Sampling
@@ -34,7 +35,6 @@ from minimind.tokens.tokenizer import Tokenizer
 ASKING = ("messages", "conversations", "question", "prompt")
 """Keys by which a row asks; the first that is there counts."""
 GENERATED = "generated"
-_DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def answered_row(
     generated = Generated(
         text=parts["content"] if calls is not None else parts["content"] + parts["tool_call"],
         reasoning=parts["reasoning"].strip() or None,
-        tool_calls=calls or [],
+        tool_calls=[call._asdict() for call in calls or []],
         finish_reason=completion.finish_reason,
         prompt_tokens=prompt_tokens,
         completion_tokens=completion.tokens,
@@ -120,23 +120,6 @@ def answered_row(
     if question.key in ("messages", "conversations"):
         row[question.key] = [*_asked(question.row, question.key), _turn(generated, question.key)]
     return row
-
-
-def read_calls(text: str) -> list[dict[str, Any]] | None:
-    """The calls in what a model wrote between the tags of tools: JSON values, one or several. None where it is not."""
-    calls: list[dict[str, Any]] = []
-    while text := text.lstrip():
-        try:
-            value, end = _DECODER.raw_decode(text)
-        except (ValueError, RecursionError):
-            return None
-        text = text[end:]
-        for call in value if isinstance(value, list) else [value]:
-            arguments = call.get("arguments", {}) if isinstance(call, dict) else None
-            if not isinstance(arguments, dict) or not isinstance(call.get("name"), str):
-                return None
-            calls.append({"name": call["name"], "arguments": arguments})
-    return calls
 
 
 def _channels(question: Question, completion: Completion, tokenizer: Tokenizer) -> dict[Channel, str]:

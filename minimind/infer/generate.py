@@ -149,28 +149,3 @@ def _name_of(directory: Path) -> str:
         return directory.resolve().name
     artifact = open_artifact(directory)
     return f"{artifact.kind}-{artifact.fingerprint[:8]}"
-
-
-# SHIM until batch, pyfunc and export follow.
-LoadedModel = Engine
-_complete_all = complete_all
-
-
-def complete_all(engine, prompts, *, samplings, max_batch=64):
-    return _complete_all(engine, prompts, samplings=samplings)
-
-
-def generate(model, prompt_ids, *, sampling, stop_ids):
-    from minimind.infer.sampling import Sampler
-
-    network = Network(model, "fp32" if model.compute_dtype.itemsize == 4 else "bf16")
-    keys, sampler = network.new_key_values(1), Sampler(sampling, prompt=prompt_ids)
-    scores_V, length = network.prefill(prompt_ids, start=0, key_values=keys), len(prompt_ids)
-    for _ in range(min(sampling.max_tokens, model.config.max_positions - length)):
-        token = sampler.next(scores_V.numpy()).token
-        if token in stop_ids:
-            return "stop"
-        yield token
-        scores_V = network.decode([token], lengths=[length], key_values=keys)[0]
-        length += 1
-    return "length"

@@ -46,7 +46,7 @@ class Sampling(Config):
     """Draw from the smallest set of likeliest tokens that holds this much probability; 1 is off."""
     min_p: float = Field(0.0, ge=0, le=1)
     """Draw from tokens at least so many times as likely as the likeliest; 0 is off (2407.01082)."""
-    repetition_penalty: float = Field(1.0, gt=0, le=100)
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100)
     """Makes tokens of the prompt and the answer so far less likely where above 1 (CTRL, 1909.05858, section 4.1)."""
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     """Taken from the score of every token of the answer so far, as OpenAI does."""
@@ -122,18 +122,16 @@ class Sampler:
         if allowed is None:
             return self._draw(scores_V)
         for _ in range(_TRIES):
-            if not np.isfinite(scores_V.max()):
-                break
             token = self._draw(scores_V)
             if allowed(token):
                 return token
             scores_V[token] = -math.inf
         scores_V[[token for token in range(len(scores_V)) if not allowed(token)]] = -math.inf
-        if not np.isfinite(scores_V.max()):
-            raise DataError("none of the model's tokens can continue the answer in the form that was asked for")
         return self._draw(scores_V)
 
     def _draw(self, scores_V: np.ndarray) -> int:
+        if not np.isfinite(scores_V.max()):
+            raise DataError("none of the model's tokens can continue the answer as it was asked for")
         if self._sampling.temperature == 0:
             return int(scores_V.argmax())
         probs_K, tokens_K = candidates(scores_V, self._sampling)

@@ -224,8 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             max_batch=engine.max_batch,
             adapters=sorted(engine.adapters),
         )
-        wire.sendall(protocol.frame([ready]))
         with suppress(BrokenPipeError, ConnectionResetError):  # nobody is there to hear it
+            wire.sendall(protocol.frame([ready]))
             Worker(engine, wire, max_waiting=given.max_waiting).run()
     return 0
 

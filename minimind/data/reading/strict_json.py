@@ -10,6 +10,7 @@ not; most lines need no more than it. Not here: what a row must look like (`docu
 
 import json
 import math
+from collections import Counter
 from enum import Enum
 from typing import Any, Final, Literal, NoReturn
 
@@ -131,8 +132,8 @@ def _depth(value: Any) -> int:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
         raise RowError("duplicate_key", f"key {twice[:40]!r} stands twice in one object")
     return result
 

@@ -1,4 +1,0 @@
-"""The script of the page alone: Streamlit puts a script's folder first on the path.
-
-There the names of the modules beside `webui` (`requests`, …) would hide packages that Streamlit itself imports.
-"""

@@ -1,6 +1,0 @@
-"""What Streamlit runs at every click."""
-
-from minimind.serve.webui import show
-
-if __name__ == "__main__":
-    show()
