@@ -123,23 +123,26 @@ def ours(precision: str) -> Callable[[Path], dict[str, Any]]:
     def run(path: Path) -> dict[str, Any]:
         from minimind.infer.engine import Engine
         from minimind.infer.network import Network
+        from minimind.infer.products import use_huge_pages
         from minimind.infer.sampling import Sampling
         from minimind.tokens.tokenizer import Tokenizer
 
+        use_huge_pages()  # as `load` does
         engine = Engine(Network(model(), precision), Tokenizer.load(path), max_batch=ROWS)
         # Random weights end answers early; those tokens are forbidden.
         sampling = Sampling(temperature=0, max_tokens=NEW, logit_bias=dict.fromkeys(range(3), -100.0))
 
-        def answered(rows: int, *, seed: int) -> tuple[float, float]:
-            began = time.process_time()
-            answers = [engine.ask(prompt, sampling) for prompt in prompts(rows, seed=seed)]
-            while not all(answer.ids for answer in answers):
-                engine.step()
-            read, drawn = time.process_time(), sum(len(answer.ids) - 1 for answer in answers)
+        def spent(rows: int, count: int, seed: int) -> float:
+            asked, began = prompts(rows, seed=seed), time.process_time()
+            for prompt in asked:
+                engine.ask(prompt, sampling.replace(max_tokens=count))
             while engine.busy:
                 engine.step()
-            told = time.process_time() - read
-            return read - began, told * rows * (NEW - 1) / (rows * (NEW - 1) - drawn)
+            return time.process_time() - began
+
+        def answered(rows: int, *, seed: int) -> tuple[float, float]:
+            read = spent(rows, 1, seed + 1000)
+            return read, spent(rows, NEW, seed) - read
 
         return _figures(answered)
 

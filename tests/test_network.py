@@ -50,6 +50,19 @@ def test_every_token_has_the_scores_of_full_recomputation(name: str) -> None:
         assert torch.allclose(scores_V, wanted_TV[position], atol=2e-5, rtol=1e-4), position
 
 
+def test_yarn_reads_beyond_the_length_it_stretches() -> None:
+    """Positions past the original 2,048 are what YaRN is for, and where a wrong angle shows."""
+    model = model_of("yarn", max_positions=4096, num_layers=1)
+    ids, network = text(2200), Network(model, "fp32")
+    wanted_TV, keys = scores_of(model, ids), network.new_key_values(1)
+    assert torch.allclose(network.prefill(ids[:2190], start=0, key_values=keys), wanted_TV[2189], atol=2e-5, rtol=1e-4)
+    for position in range(2190, 2200):
+        scores_V = network.decode([ids[position]], lengths=[position], key_values=keys)[0]
+        assert torch.allclose(scores_V, wanted_TV[position], atol=2e-5, rtol=1e-4), position
+    plain = model_of("minimind-3", max_positions=4096, num_layers=1)
+    assert not torch.allclose(scores_of(plain, ids)[-1], wanted_TV[-1], atol=1e-2)
+
+
 @pytest.mark.parametrize(("precision", "error"), [("bf16", 0.05), ("int8", 0.08), ("int4", 0.4)])
 def test_narrow_weights_stay_near_the_model(precision: str, error: float) -> None:
     """How much is lost is the price of speed; a mistake in packing would lose everything."""

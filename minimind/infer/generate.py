@@ -18,7 +18,7 @@ from minimind.errors import ArtifactError
 from minimind.infer.answer import Answer
 from minimind.infer.engine import Engine
 from minimind.infer.network import Network
-from minimind.infer.products import Precision
+from minimind.infer.products import Precision, use_huge_pages
 from minimind.infer.protocol import FinishReason
 from minimind.infer.sampling import Sampling
 from minimind.model.lora import load_adapter
@@ -51,6 +51,7 @@ def load(
 
     Raises MissingError or ArtifactError where files are absent or do not fit together.
     """
+    use_huge_pages()
     model, tokenizer = load_pair(directory, device)
     network = Network(model, precision)
     for name, path in (adapters or {}).items():

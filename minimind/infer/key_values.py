@@ -13,6 +13,8 @@ Axes: L layers, 2 for keys and values, B rows, K kv heads, S positions, C head s
 """
 
 import hashlib
+import math
+import mmap
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -82,7 +84,14 @@ class KeyValues:
 
     def _new(self, length: int) -> Tensor:
         # Zeros: what is masked is still multiplied, by 0, and 0 · NaN is NaN.
-        return torch.zeros(*self._shape, length, self._head_size, dtype=self._dtype, device=self._device)
+        shape = (*self._shape, length, self._head_size)
+        if self._device.type != "cpu":
+            return torch.zeros(shape, dtype=self._dtype, device=self._device)
+        # Pages of our own, which the system gives when they are written, small ones, and gets back at once.
+        memory = mmap.mmap(-1, math.prod(shape) * self._dtype.itemsize)
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+        return torch.frombuffer(memory, dtype=self._dtype).view(shape)
 
 
 class Prefixes:

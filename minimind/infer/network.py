@@ -24,9 +24,9 @@ from minimind.model.attention_blocks import blocked_attention
 from minimind.model.layers import accumulation_dtype, rotary_frequencies, rotary_tables
 from minimind.model.transformer import Transformer
 
-_ROUNDING = {torch.float32: 512}
-"""Keys are filled up to a multiple of this, in other dtypes of `BLOCK`. torch's attention takes 512 keys at a time; in
-fp32 it would sum up fewer in an order that depends on how many there are."""
+_ROUNDING = {torch.float32: 512, torch.bfloat16: 16, torch.float16: 16}
+"""Keys are filled up to a multiple of this. torch's attention takes 512 keys at a time; in fp32 it would sum up fewer in
+an order that depends on how many there are."""
 
 
 class Network:
@@ -72,10 +72,10 @@ class Network:
         wearers = [(adapter, slice(None))] if adapter else []
         stream_ND = self._embed(tokens)
         for number, layer in enumerate(self._layers):
-            q_NHC, k_NKC, v_NKC = self._heads(layer.attention, stream_ND, turns, wearers, many=True)
-            keys_BKSC, values_BKSC = key_values.layer(number)[:, row : row + 1]
-            keys_BKSC[0, :, start:stop], values_BKSC[0, :, start:stop] = k_NKC.transpose(0, 1), v_NKC.transpose(0, 1)
-            mixed_NHC = _read_attention(q_NHC, keys_BKSC, values_BKSC, start)
+            q_NHC, kv_N2KC = self._heads(layer.attention, stream_ND, turns, wearers, many=True)
+            kept_2BKSC = key_values.layer(number)[:, row : row + 1]
+            kept_2BKSC[:, 0, :, start:stop] = kv_N2KC.permute(1, 2, 0, 3)
+            mixed_NHC = _read_attention(q_NHC, kept_2BKSC[0], kept_2BKSC[1], start)
             self._finish(layer, stream_ND, mixed_NHC.flatten(1), wearers, many=True)
         return self._scores(stream_ND[-1:], many=True)[0]
 
@@ -88,17 +88,17 @@ class Network:
         lengths_B = torch.tensor(lengths, device=self.device)
         rows_B = torch.arange(len(tokens), device=self.device)
         turns = tuple(table_SC[lengths_B, None] for table_SC in self._turns_to(max(lengths) + 1))
-        spans = list(_spans(lengths, _ROUNDING.get(self.dtype, BLOCK), longest=key_values.length))
+        spans = list(_spans(lengths, _ROUNDING[self.dtype], longest=key_values.length))
         masks = [_mask(lengths_B[rows], keys, self.dtype) for rows, keys in spans]
         stream_BD = self._embed(tokens)
         for number, layer in enumerate(self._layers):
-            q_BHC, k_BKC, v_BKC = self._heads(layer.attention, stream_BD, turns, wearers, many=False)
-            keys_BKSC, values_BKSC = key_values.layer(number)
-            keys_BKSC[rows_B, :, lengths_B], values_BKSC[rows_B, :, lengths_B] = k_BKC, v_BKC
-            q_BKRC = q_BHC.unflatten(1, (k_BKC.shape[1], -1))  # the heads of a group are rows of one product
+            q_BHC, kv_B2KC = self._heads(layer.attention, stream_BD, turns, wearers, many=False)
+            kept_2BKSC = key_values.layer(number)
+            kept_2BKSC[:, rows_B, :, lengths_B] = kv_B2KC
+            q_BKRC = q_BHC.view(len(tokens), self.config.num_kv_heads, -1, self.config.head_size)
             mixed = [
                 F.scaled_dot_product_attention(
-                    q_BKRC[rows], keys_BKSC[rows, :, :keys], values_BKSC[rows, :, :keys], attn_mask=mask
+                    q_BKRC[rows], kept_2BKSC[0, rows, :, :keys], kept_2BKSC[1, rows, :, :keys], attn_mask=mask
                 )
                 for (rows, keys), mask in zip(spans, masks, strict=True)
             ]
@@ -111,19 +111,19 @@ class Network:
 
     def _heads(
         self, part: AttentionPart, stream_ND: Tensor, turns: tuple[Tensor, ...], wearers: Wearers, *, many: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of all heads; the first two turned by their positions."""
-        config = self.config
+    ) -> tuple[Tensor, Tensor]:
+        """The queries of all heads, and keys and values N×2×K×C; queries and keys turned by their positions."""
+        config, half = self.config, self.config.head_size // 2
         normed_ND = rms(stream_ND, part.norm.weight, config.norm_eps, self.dtype)
-        all_NHC = part.qkv(normed_ND, wearers, many=many).unflatten(-1, (-1, config.head_size))
-        turning_NHC = all_NHC[:, : config.num_heads + config.num_kv_heads]
+        all_NHC = part.qkv(normed_ND, wearers, many=many).view(len(stream_ND), -1, config.head_size)
+        turned_NHC = turning_NHC = all_NHC[:, : config.num_heads + config.num_kv_heads]
         if part.qk_norm is not None:
             turning_NHC = rms(turning_NHC, part.qk_norm, config.norm_eps, self.dtype)
         cos, sin = turns
-        first, second = turning_NHC.chunk(2, -1)
-        turned_NHC = (turning_NHC * cos).addcmul_(torch.cat((second, first), -1), sin)
-        q_NHC, k_NKC = turned_NHC.split((config.num_heads, config.num_kv_heads), 1)
-        return q_NHC, k_NKC, all_NHC[:, -config.num_kv_heads :]
+        swapped_NHC = torch.cat((turning_NHC[..., half:], turning_NHC[..., :half]), -1)
+        torch.addcmul(turning_NHC * cos, swapped_NHC, sin, out=turned_NHC)
+        kv_N2KC = all_NHC[:, config.num_heads :].view(len(stream_ND), 2, config.num_kv_heads, config.head_size)
+        return all_NHC[:, : config.num_heads], kv_N2KC
 
     def _finish(self, layer: LayerPart, stream_ND: Tensor, mixed_ND: Tensor, wearers: Wearers, *, many: bool) -> None:
         """Add what a layer's attention and its second half give to the stream."""

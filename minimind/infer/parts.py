@@ -45,8 +45,9 @@ class SwiGLUPart:
     down: Projection
 
     def __call__(self, x_ND: Tensor, wearers: Wearers, *, many: bool) -> Tensor:
-        gate_NF, up_NF = self.gate_up(x_ND, wearers, many=many).chunk(2, -1)
-        return self.down(F.silu(gate_NF).mul_(up_NF), wearers, many=many)
+        both_NF = self.gate_up(x_ND, wearers, many=many)
+        width = both_NF.shape[1] // 2
+        return self.down(F.silu(both_NF[:, :width]).mul_(both_NF[:, width:]), wearers, many=many)
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,8 @@ def rms(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     wide = x.to(accumulation_dtype(x.dtype))
     if x.device.type != "cpu":
         return (F.rms_norm(wide, wide.shape[-1:], None, eps) * weight).to(dtype)
-    norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    return (wide * norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()).mul_(weight).to(dtype)
+    scale = torch.linalg.vecdot(wide, wide).unsqueeze_(-1).div_(x.shape[-1]).add_(eps).rsqrt_()
+    return torch.mul(wide * scale, weight, out=torch.empty(x.shape, dtype=dtype))
 
 
 def _qk_norm(attention: Attention) -> Tensor | None:

