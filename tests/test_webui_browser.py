@@ -191,6 +191,19 @@ def test_answers_and_questions_have_versions(visit: Any) -> None:
     ]
 
 
+def test_a_pretrained_model_that_is_chosen_continues_the_text(visit: Any) -> None:
+    """It has never seen a conversation: asked as a chat it would answer with noise, and people would blame training."""
+    user = visit()
+    user.ask("hello")
+    for model, text in (("words-base", "Once upon"), ("words", "a time")):
+        user.page.locator('[data-testid="stSidebar"] [data-testid="stSelectbox"] input').first.click()
+        user.page.locator('[role="option"]').filter(has_text=re.compile(f"^{model}$")).click()
+        user.page.wait_for_timeout(1500)
+        user.type(text)
+        user.sees(f"{model}: {text}")
+        assert ("prompt" in user.stub.bodies[-1]) == (model == "words-base")
+
+
 def test_two_models_answer_side_by_side(visit: Any) -> None:
     """Comparing is asking both at once; the conversation goes on with the one that is chosen."""
     user = visit()

@@ -25,8 +25,8 @@ from minimind.model.layers import accumulation_dtype, rotary_frequencies, rotary
 from minimind.model.transformer import Transformer
 
 _ROUNDING = {torch.float32: 512, torch.bfloat16: 16, torch.float16: 16}
-"""Keys are filled up to a multiple of this. torch's attention takes 512 keys at a time; in fp32 it would sum up fewer in
-an order that depends on how many there are."""
+"""Keys are filled up to a multiple of this. torch's attention takes 512 keys at a time; in fp32 it would sum up fewer
+in an order that depends on how many there are."""
 
 
 class Network:

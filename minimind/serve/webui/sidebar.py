@@ -71,7 +71,8 @@ def _model(page: Page, name: str, continues: str) -> None:
 
     def choose() -> None:
         model = st.session_state[key]
-        st.session_state.pop(_key(page, continues), None)
+        # Set, not forgotten: the browser keeps what the switch was, and would send it again.
+        st.session_state[_key(page, continues)] = known[model].only_continues
         page.set(**{name: model, continues: known[model].only_continues})
 
     if st.session_state.get(key, chosen) not in known:  # the server has other models than when it was chosen
@@ -179,8 +180,9 @@ def _number(page: Page, name: str, **options: Any) -> None:
 
 
 def _switch(page: Page, name: str, *, label: str = "", help: str) -> None:
-    value = getattr(page.chat.settings, name)
-    st.toggle(page.say(label or name), value, key=_key(page, name), help=help, on_change=_keep, args=(page, name))
+    key = _key(page, name)
+    st.session_state.setdefault(key, getattr(page.chat.settings, name))
+    st.toggle(page.say(label or name), key=key, help=help, on_change=_keep, args=(page, name))
 
 
 def _text(page: Page, name: str, hint: str) -> None:
