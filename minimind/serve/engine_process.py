@@ -162,7 +162,12 @@ class EngineProcess:
             raise
         finally:
             theirs.close()
-        reader, self._writer = await asyncio.open_connection(sock=ours)
+        try:
+            reader, self._writer = await asyncio.open_connection(sock=ours)
+        except BaseException:  # given up between the two: nobody hears this process yet, so nobody would end it
+            self._signal(signal.SIGKILL)
+            await self._process.wait()
+            raise
         self._tasks = [asyncio.create_task(self._hear(reader)), asyncio.create_task(self._follow_log())]
 
     async def _hear(self, reader: asyncio.StreamReader) -> None:
