@@ -1,7 +1,12 @@
-"""A tiny model that makes clear choices, an engine with it, and greedy decoding by the definition."""
+"""A tiny model that makes clear choices, as an engine and as an artifact, and greedy decoding by the definition."""
+
+import shutil
+from pathlib import Path
 
 import torch
 
+from minimind.artifact import Inputs, Summary
+from minimind.config import Config
 from minimind.infer.engine import Engine
 from minimind.infer.network import Network
 from minimind.model.config import ModelConfig
@@ -37,3 +42,17 @@ def recomputed(model: Transformer, prompt_ids: list[int], count: int, *, banned:
             scores_V[list(banned)] = float("-inf")
             ids.append(int(scores_V.argmax()))
     return ids[len(prompt_ids) :]
+
+
+class GivenModel(Config):
+    """A model directory, as a training leaves it."""
+
+    path: str
+
+
+def given_model(config: GivenModel, _: Inputs, out_dir: Path) -> Summary:
+    """The payload of a stage that made this model."""
+    for path in Path(config.path).iterdir():
+        if path.suffix in (".safetensors", ".json", ".model"):
+            shutil.copy(path, out_dir)
+    return Summary()

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import zstandard
+from engine_parts import GivenModel, given_model
 
-from minimind.artifact import Artifact, Inputs, Store, Summary
-from minimind.config import Config
+from minimind.artifact import Artifact, Store
 from minimind.data.documents import check_row
 from minimind.data.dropped import read_dropped
 from minimind.data.reading.shapes import convert
@@ -32,25 +32,12 @@ SHORT = Sampling(max_tokens=6, seed=3)
 Ask = Callable[..., Artifact]
 
 
-class Given(Config):
-    """A model directory, as a training leaves it."""
-
-    path: str
-
-
-def given(config: Given, _: Inputs, out_dir: Path) -> Summary:
-    for path in Path(config.path).iterdir():
-        if path.suffix in (".safetensors", ".json", ".model"):
-            shutil.copy(path, out_dir)
-    return Summary()
-
-
-SFT = Stage("sft", given)
+SFT = Stage("sft", given_model)
 
 
 @pytest.fixture(scope="module")
 def model(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return build(SFT, Given(path=str(base)), {}, store=Store(tmp_path_factory.mktemp("models")))[0]
+    return build(SFT, GivenModel(path=str(base)), {}, store=Store(tmp_path_factory.mktemp("models")))[0]
 
 
 @pytest.fixture

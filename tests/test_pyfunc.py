@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_parts import GivenModel, given_model
 
-from minimind.artifact import MANIFEST_FILE, Artifact, Inputs, Store, Summary, verify
-from minimind.config import Config
+from minimind.artifact import MANIFEST_FILE, Artifact, Store, verify
 from minimind.stage import Stage, build
 from tasks.registry import CHAMPION
 from tasks.tracking import Tracker
@@ -28,20 +28,7 @@ GREEDY = {"temperature": 0.0, "repetition_penalty": 50.0, "max_tokens": 6}
 NAME = "models:/minimind-chat"
 
 
-class Given(Config):
-    """A model directory, as it is published."""
-
-    path: str
-
-
-def given(config: Given, _: Inputs, out_dir: Path) -> Summary:
-    for path in Path(config.path).iterdir():
-        if path.suffix in (".safetensors", ".json", ".model"):
-            shutil.copy(path, out_dir)
-    return Summary()
-
-
-PUBLISH = Stage("publish", given)
+PUBLISH = Stage("publish", given_model)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +39,7 @@ def home(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
         patch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
         home = tmp_path_factory.mktemp("served")
         tracker = Tracker(home)
-        registration = tracker.record(build(PUBLISH, Given(path=str(base)), {}, store=Store(home))[0])
+        registration = tracker.record(build(PUBLISH, GivenModel(path=str(base)), {}, store=Store(home))[0])
         tracker.set_alias(str(registration.name), CHAMPION, str(registration.uri))
         yield home
 
