@@ -67,7 +67,7 @@ class Engine:
         self.adapters: set[str] = set()
         self._network = network
         self._rows, self._reading_row = network.new_key_values(max_batch), network.new_key_values(1)
-        self._prefixes = Prefixes(prefix_tokens)
+        self._prefixes = Prefixes(prefix_tokens, self._reading_row)
         self._waiting: deque[Answer] = deque()
         self._reading: Answer | None = None
         self._read = 0

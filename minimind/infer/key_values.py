@@ -82,51 +82,64 @@ class KeyValues:
         self.make_room(length)
         self.all_L2BKSC[:, :, number, :, :length] = other.all_L2BKSC[:, :, 0, :, :length]
 
+    def new_blocks(self, count: int) -> Tensor:
+        """Memory for so many blocks of a row, N×L×2×K×`BLOCK`×C."""
+        layers, _, _, kv_heads = self._shape
+        return self._zeros(count, layers, 2, kv_heads, BLOCK, self._head_size)
+
     def _new(self, length: int) -> Tensor:
-        # Zeros: what is masked is still multiplied, by 0, and 0 · NaN is NaN.
-        shape = (*self._shape, length, self._head_size)
+        return self._zeros(*self._shape, length, self._head_size)
+
+    def _zeros(self, *shape: int) -> Tensor:
+        """Zeros, because what is masked is still multiplied, by 0, and 0 · NaN is NaN."""
         if self._device.type != "cpu":
             return torch.zeros(shape, dtype=self._dtype, device=self._device)
         # Pages of our own, which the system gives when they are written, small ones, and gets back at once.
-        memory = mmap.mmap(-1, math.prod(shape) * self._dtype.itemsize)
+        memory = mmap.mmap(-1, max(1, math.prod(shape)) * self._dtype.itemsize)
         if hasattr(mmap, "MADV_NOHUGEPAGE"):
             memory.madvise(mmap.MADV_NOHUGEPAGE)
-        return torch.frombuffer(memory, dtype=self._dtype).view(shape)
+        return torch.frombuffer(memory, dtype=self._dtype)[: math.prod(shape)].view(shape)
 
 
 class Prefixes:
     """Blocks of prompts by what they say, as many tokens as are allowed."""
 
-    def __init__(self, max_tokens: int) -> None:
+    def __init__(self, max_tokens: int, like: KeyValues) -> None:
         self._max_blocks = max_tokens // BLOCK
-        self._blocks: OrderedDict[bytes, Tensor] = OrderedDict()
+        # One memory for all of them: blocks that come and go would leave it in pieces.
+        self._kept_NL2KSC = like.new_blocks(self._max_blocks)
+        self._free = list(range(self._max_blocks))
+        self._places: OrderedDict[bytes, int] = OrderedDict()
 
     @property
     def tokens(self) -> int:
         """Tokens that are kept."""
-        return len(self._blocks) * BLOCK
+        return len(self._places) * BLOCK
 
     def find(self, tokens: Sequence[int], adapter: str | None) -> list[Tensor]:
         """The blocks (L×2×K×`BLOCK`×C) that `tokens` begin with. The last is never in one: its scores are wanted."""
         found = []
         for name in _names(tokens[:-1], adapter):
-            block = self._blocks.get(name)
-            if block is None:
+            place = self._places.get(name)
+            if place is None:
                 break
-            self._blocks.move_to_end(name)
-            found.append(block)
+            self._places.move_to_end(name)
+            found.append(self._kept_NL2KSC[place])
         return found
 
     def keep(self, tokens: Sequence[int], adapter: str | None, row_L2KSC: Tensor) -> None:
         """Keep the whole blocks of a prompt whose keys and values are `row_L2KSC`."""
         names = list(_names(tokens, adapter))[: self._max_blocks]
-        for number, name in enumerate(names):
-            if name not in self._blocks:
-                self._blocks[name] = row_L2KSC[..., number * BLOCK : (number + 1) * BLOCK, :].clone()
         for name in reversed(names):  # the beginning of a prompt leaves last
-            self._blocks.move_to_end(name)
-        while len(self._blocks) > self._max_blocks:
-            self._blocks.popitem(last=False)
+            if name in self._places:
+                self._places.move_to_end(name)
+        for number, name in enumerate(names):
+            if name not in self._places:
+                place = self._free.pop() if self._free else self._places.popitem(last=False)[1]
+                self._places[name] = place
+                self._kept_NL2KSC[place] = row_L2KSC[..., number * BLOCK : (number + 1) * BLOCK, :]
+        for name in reversed(names):
+            self._places.move_to_end(name)
 
 
 def _names(tokens: Sequence[int], adapter: str | None):

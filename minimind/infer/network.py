@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minimind.infer.key_values import BLOCK, KeyValues
-from minimind.infer.parts import AttentionPart, LayerPart, Parts, Wearers, rms
+from minimind.infer.parts import AttentionPart, LayerPart, Parts, Wearers, rms, unit
 from minimind.infer.products import Precision, choose
 from minimind.model.attention import fused_attention
 from minimind.model.attention_blocks import blocked_attention
@@ -38,8 +38,7 @@ class Network:
         self._parts = Parts(self.precision, self.dtype)
         self._embedding_VD = model.model.embed_tokens.weight.detach().to(self.dtype)
         self._layers = self._parts.layers(model)
-        self._head = self._parts.project([model.output_weight])
-        self._norm = model.model.norm
+        self._head = self._parts.project([model.output_weight], after=model.model.norm)
         self._frequencies_P = rotary_frequencies(self.config, self.device)
         self._turns: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
 
@@ -114,7 +113,7 @@ class Network:
     ) -> tuple[Tensor, Tensor]:
         """The queries of all heads, and keys and values N×2×K×C; queries and keys turned by their positions."""
         config, half = self.config, self.config.head_size // 2
-        normed_ND = rms(stream_ND, part.norm.weight, config.norm_eps, self.dtype)
+        normed_ND = unit(stream_ND, config.norm_eps, self.dtype)
         all_NHC = part.qkv(normed_ND, wearers, many=many).view(len(stream_ND), -1, config.head_size)
         turned_NHC = turning_NHC = all_NHC[:, : config.num_heads + config.num_kv_heads]
         if part.qk_norm is not None:
@@ -128,11 +127,11 @@ class Network:
     def _finish(self, layer: LayerPart, stream_ND: Tensor, mixed_ND: Tensor, wearers: Wearers, *, many: bool) -> None:
         """Add what a layer's attention and its second half give to the stream."""
         stream_ND.add_(layer.attention.o(mixed_ND, wearers, many=many))
-        normed_ND = rms(stream_ND, layer.norm.weight, self.config.norm_eps, self.dtype)
+        normed_ND = unit(stream_ND, self.config.norm_eps, self.dtype)
         stream_ND.add_(layer.feed_forward(normed_ND, wearers, many=many))
 
     def _scores(self, stream_ND: Tensor, *, many: bool) -> Tensor:
-        normed_ND = rms(stream_ND, self._norm.weight, self.config.norm_eps, self.dtype)
+        normed_ND = unit(stream_ND, self.config.norm_eps, self.dtype)
         return self._head(normed_ND, (), many=many).float()
 
     def _turns_to(self, length: int) -> tuple[Tensor, Tensor]:

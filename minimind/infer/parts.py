@@ -1,13 +1,14 @@
 """The parts of a model as it generates: products laid out for reading, and what is computed with them.
 
-Built from a `Transformer` once; what is computed here is what its own layers compute, without gradients and with
-queries, keys and values as one product, gate and up as another. Every function is one of rows: a row's result does not
-depend on the other rows, to the bit on a CPU (`products`).
+Built from a `Transformer` once; what is computed here is what its own layers compute, without gradients, with queries,
+keys and values as one product, gate and up as another, and the weights of a norm in the matrix behind it. Every
+function is one of rows: a row's result does not depend on the other rows, to the bit on a CPU (`products`).
 
 Axes: N tokens, D model width, H query heads, K kv heads, C head size, F ffn width, E experts, T experts per token. Not
 here: which tokens, attention (`network`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -30,7 +31,6 @@ Wearers = Sequence[tuple[str, Tensor | slice]]
 class AttentionPart:
     """What attention multiplies with."""
 
-    norm: RMSNorm
     qkv: Projection
     qk_norm: Tensor | None
     """Weights (H+K)×C; None where heads are not normalised."""
@@ -78,7 +78,6 @@ class LayerPart:
     """One pre-norm layer."""
 
     attention: AttentionPart
-    norm: RMSNorm
     feed_forward: SwiGLUPart | ExpertsPart
 
 
@@ -94,9 +93,14 @@ class Parts:
         """All layers of a model."""
         return [self._layer(layer, f"model.layers.{number}") for number, layer in enumerate(model.model.layers)]
 
-    def project(self, weights: Sequence[Tensor], names: Sequence[str] = ()) -> Projection:
-        """The product with these matrices of one input; `names` says which of the model's they are."""
-        projection = Projection(weights, self.precision, self.dtype)
+    def project(
+        self, weights: Sequence[Tensor], names: Sequence[str] = (), *, after: RMSNorm | None = None
+    ) -> Projection:
+        """The product with these matrices of one input, which comes from `unit` in the place of the norm `after`.
+
+        `names` says which of the model's matrices they are.
+        """
+        projection = Projection(weights, self.precision, self.dtype, scale_K=None if after is None else _scale(after))
         self._places |= {name: (projection, first) for name, first in zip(names, projection.firsts, strict=False)}
         return projection
 
@@ -109,32 +113,35 @@ class Parts:
 
     def _layer(self, layer: Layer, name: str) -> LayerPart:
         attention, mlp = layer.self_attn, layer.mlp
+        make = self._experts if isinstance(mlp, Experts) else self._swiglu
         qkv = [f"{name}.self_attn.{part}" for part in ("q_proj", "k_proj", "v_proj")]
         return LayerPart(
             AttentionPart(
-                norm=layer.input_layernorm,
-                qkv=self.project([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight], qkv),
+                qkv=self.project(
+                    [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight],
+                    qkv,
+                    after=layer.input_layernorm,
+                ),
                 qk_norm=_qk_norm(attention),
                 o=self.project([attention.o_proj.weight], [f"{name}.self_attn.o_proj"]),
             ),
-            layer.post_attention_layernorm,
-            self._experts(mlp, f"{name}.mlp") if isinstance(mlp, Experts) else self._swiglu(mlp, f"{name}.mlp"),
+            make(mlp, f"{name}.mlp", after=layer.post_attention_layernorm),
         )
 
-    def _swiglu(self, swiglu: SwiGLU, name: str) -> SwiGLUPart:
+    def _swiglu(self, swiglu: SwiGLU, name: str, *, after: RMSNorm) -> SwiGLUPart:
         gate_up = [swiglu.gate_proj.weight, swiglu.up_proj.weight]
         return SwiGLUPart(
-            self.project(gate_up, [f"{name}.gate_proj", f"{name}.up_proj"]),
+            self.project(gate_up, [f"{name}.gate_proj", f"{name}.up_proj"], after=after),
             self.project([swiglu.down_proj.weight], [f"{name}.down_proj"]),
         )
 
-    def _experts(self, experts: Experts, name: str) -> ExpertsPart:
-        router_ED = experts.gate.weight.detach().to(accumulation_dtype(self.dtype))
-        shared = experts.shared_experts
+    def _experts(self, experts: Experts, name: str, *, after: RMSNorm) -> ExpertsPart:
+        router_ED = experts.gate.weight.detach().to(accumulation_dtype(self.dtype)) * _scale(after)
+        numbered, shared = enumerate(experts.experts), experts.shared_experts
         return ExpertsPart(
             score=alike(lambda x_ND: F.linear(x_ND, router_ED), router_ED),
-            experts=[self._swiglu(expert, f"{name}.experts.{i}") for i, expert in enumerate(experts.experts)],
-            shared=None if shared is None else self._swiglu(shared, f"{name}.shared_experts"),
+            experts=[self._swiglu(expert, f"{name}.experts.{i}", after=after) for i, expert in numbered],
+            shared=None if shared is None else self._swiglu(shared, f"{name}.shared_experts", after=after),
             per_token=experts.experts_per_token,
         )
 
@@ -146,6 +153,18 @@ def rms(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         return (F.rms_norm(wide, wide.shape[-1:], None, eps) * weight).to(dtype)
     scale = torch.linalg.vecdot(wide, wide).unsqueeze_(-1).div_(x.shape[-1]).add_(eps).rsqrt_()
     return torch.mul(wide * scale, weight, out=torch.empty(x.shape, dtype=dtype))
+
+
+def unit(x_ND: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """Rows over their length: what RMSNorm gives, but for its weights and √D, which are in the matrix behind it."""
+    squares_N1 = torch.linalg.vecdot(x_ND, x_ND).unsqueeze_(-1)
+    scale_N1 = squares_N1.add_(x_ND.shape[-1] * eps).rsqrt_()
+    return torch.mul(x_ND, scale_N1, out=torch.empty(x_ND.shape, dtype=dtype, device=x_ND.device))
+
+
+def _scale(norm: RMSNorm) -> Tensor:
+    """What is left of a norm once rows have unit length."""
+    return norm.weight.detach() * math.sqrt(len(norm.weight))
 
 
 def _qk_norm(attention: Attention) -> Tensor | None:

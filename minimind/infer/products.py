@@ -48,10 +48,14 @@ class _Correction(NamedTuple):
 
 
 class Projection:
-    """x·Wᵀ for rows x, quick for few rows (`decode`) and for many (`prefill`); several matrices of one input as one."""
+    """x·Wᵀ for rows x; several matrices of one input as one. `scale_K` is multiplied into them: a norm's weights."""
 
-    def __init__(self, weights: Sequence[Tensor], precision: Precision, dtype: torch.dtype) -> None:
+    def __init__(
+        self, weights: Sequence[Tensor], precision: Precision, dtype: torch.dtype, *, scale_K: Tensor | None = None
+    ) -> None:
         weight_FK = torch.cat([weight.detach() for weight in weights]) if len(weights) > 1 else weights[0].detach()
+        weight_FK = weight_FK if scale_K is None else weight_FK * scale_K
+        self._scale_K = scale_K
         self.firsts = [sum(len(other) for other in weights[:number]) for number in range(len(weights))]
         """The first output of each matrix."""
         self._dtype = dtype
@@ -75,6 +79,7 @@ class Projection:
     def correct(self, name: str, first: int, lora_A_RK: Tensor, lora_B_FR: Tensor) -> None:
         """Add B·A to the outputs from `first` on, for rows that wear the adapter `name`."""
         outputs = slice(first, first + len(lora_B_FR))
+        lora_A_RK = lora_A_RK if self._scale_K is None else lora_A_RK * self._scale_K
         down, up = (_dense(matrix.detach().to(self._dtype)) for matrix in (lora_A_RK, lora_B_FR))
         self._corrections.setdefault(name, []).append(_Correction(outputs, down, up))
 
