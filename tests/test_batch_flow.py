@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_batch import SFT, Given, question, write
+from engine_parts import GivenModel
+from test_batch import SFT, question, write
 from test_up import BIN, CHECKOUT
 
 from flows.catalog import find_flow, flow_names
@@ -41,7 +42,7 @@ def test_it_is_a_flow_like_the_others():
 
 def test_a_short_name_is_the_newest_of_its_kind(home: Path, base: Path, tmp_path: Path):
     store = Store(home)
-    model, _ = build(SFT, Given(path=str(base)), {}, store=store)
+    model, _ = build(SFT, GivenModel(path=str(base)), {}, store=store)
     Tracker(home).record(model)
     (step,) = planned(ask(tmp_path, model="sft", max_tokens=9), "generate")
     assert step.parts.inputs == {"model": model.fingerprint}
@@ -68,7 +69,7 @@ def test_what_is_impossible_is_said_first(
     home: Path, base: Path, tokenizer_artifact, tmp_path: Path, wrong: dict[str, str], error: type, words: str
 ):
     """A wrong name must not come out after hours of answering."""
-    model, _ = build(SFT, Given(path=str(base)), {}, store=Store(home))
+    model, _ = build(SFT, GivenModel(path=str(base)), {}, store=Store(home))
     places = {"tmp": tmp_path, "tokenizer": tokenizer_artifact.dir, "model": model.dir}
     given = {name: value.format(**places) for name, value in wrong.items()}
     with pytest.raises(error, match=words):
@@ -78,7 +79,7 @@ def test_what_is_impossible_is_said_first(
 @pytest.mark.slow
 def test_the_command_answers_registers_and_copies(home: Path, base: Path, tmp_path: Path):
     """As a user types it, with a Prefect server and MLflow; the second time nothing is asked again."""
-    model, _ = build(SFT, Given(path=str(base)), {}, store=Store(home))
+    model, _ = build(SFT, GivenModel(path=str(base)), {}, store=Store(home))
     Tracker(home).record(model)
     rows = [question(f"stars {number}") for number in range(70)]
     given = {"input": write(tmp_path / "questions.jsonl", rows), "model": "sft", "max_tokens": 4, "workers": 2}
