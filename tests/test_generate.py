@@ -155,7 +155,7 @@ def test_load_gives_back_the_saved_model(tmp_path: Path, model: Transformer, tok
 
 def test_an_artifact_is_named_by_stage_and_fingerprint(tokenizer_artifact: Artifact) -> None:
     """The directory's own name is a fingerprint, which tells a reader nothing."""
-    assert generation._name_of(tokenizer_artifact.dir) == f"tokenizer-{tokenizer_artifact.fingerprint[:8]}"
+    assert generation.name_of(tokenizer_artifact.dir) == f"tokenizer-{tokenizer_artifact.fingerprint[:8]}"
 
 
 def test_a_model_without_its_tokenizer_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:

@@ -46,7 +46,7 @@ def export(
     """
     from minimind.export.exporting import export_model
     from minimind.export.settings import ExportConfig
-    from minimind.export.source import name_of
+    from minimind.infer.generate import name_of
 
     config = ExportConfig(to=_formats(to), dtype=dtype, gguf_type=gguf_type, base=base)
     directory = local().find_model(model)

@@ -17,6 +17,7 @@ from minimind.artifact import MANIFEST_FILE, Artifact, Store, open_artifact, ver
 from minimind.errors import MiniMindError
 from minimind.evaluate.card import REPORT_FILE, Report, read_report
 from minimind.evaluate.results import ModelResult
+from minimind.infer.generate import name_of
 from minimind.lineage import Lineage, Node, by_age, lineage_of, parent, store_of
 from minimind.model.config import ModelConfig, count_parameters
 from minimind.model.weights import WEIGHTS_FILE, load_config
@@ -52,7 +53,7 @@ class Source:
     @property
     def name(self) -> str:
         """`sft-1a2b3c4d`, or the directory's own name."""
-        return _name(self.dir, self.artifact)
+        return name_of(self.dir)
 
     @property
     def parents(self) -> dict[str, str]:
@@ -132,11 +133,6 @@ class Source:
         return list(dict.fromkeys(found))
 
 
-def name_of(directory: Path) -> str:
-    """The name of the model in `directory`, whose bytes are not proven for it."""
-    return _name(directory, open_artifact(directory) if (directory / MANIFEST_FILE).is_file() else None)
-
-
 def open_source(directory: Path) -> Source:
     """The model in `directory`; a sealed artifact's bytes are proven first. Raises what is wrong with it."""
     directory = directory.resolve()
@@ -144,10 +140,6 @@ def open_source(directory: Path) -> Source:
     if artifact is not None:
         verify(artifact)
     return Source(directory, load_config(directory), artifact)
-
-
-def _name(directory: Path, artifact: Artifact | None) -> str:
-    return f"{artifact.kind}-{artifact.fingerprint[:8]}" if artifact else directory.resolve().name
 
 
 def _readable_report(directory: Path) -> Report | None:

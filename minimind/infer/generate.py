@@ -55,10 +55,10 @@ def load(
     model, tokenizer = load_pair(directory, device)
     network = Network(model, precision)
     for name, path in (adapters or {}).items():
-        adapted, _ = load_pair(directory, device)  # its matrices are adapted in place
+        adapted = load_model(directory, device=network.device)  # its matrices are adapted in place
         load_adapter(path, adapted)
         network.attach(name, adapted)
-    engine = Engine(network, tokenizer, name=_name_of(directory), max_batch=max_batch, cache_tokens=cache_tokens)
+    engine = Engine(network, tokenizer, name=name_of(directory), max_batch=max_batch, cache_tokens=cache_tokens)
     engine.adapters |= set(adapters or {})
     return engine
 
@@ -144,7 +144,7 @@ def _completion(answer: Answer, text: str) -> Completion:
     return Completion(text, len(answer.ids), answer.finish_reason, tuple(answer.ids))
 
 
-def _name_of(directory: Path) -> str:
+def name_of(directory: Path) -> str:
     """`sft-1a2b3c4d` for a stage's artifact, else the directory's own name."""
     if not (directory / MANIFEST_FILE).is_file():
         return directory.resolve().name

@@ -19,7 +19,7 @@ Axes: N rows, K inputs, F outputs, R rank. Not here: training, where weights sta
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -27,9 +27,8 @@ from torch.nn import functional as F
 
 from minimind import runtime
 from minimind.errors import ConfigError
+from minimind.infer.protocol import Precision
 
-Precision = Literal["auto", "fp32", "bf16", "fp16", "int8", "int4"]
-"""In what the weights are kept; with int8 and int4 everything else is bf16."""
 GROUP = 32
 """Inputs that share a scale in int4."""
 _KERNEL_INPUTS = 32

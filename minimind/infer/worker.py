@@ -234,7 +234,7 @@ def _logprob(drawn: Drawn, engine: Engine) -> TokenLogprob:
     pieces = engine.tokenizer.piece_bytes()
 
     def told(token: int, value: float) -> Logprob:
-        return Logprob(token, pieces[token] or engine.tokenizer.pieces()[token].encode(), value)
+        return Logprob(token, pieces[token] or engine.tokenizer.decode([token]).encode(), value)
 
     return TokenLogprob(told(drawn.token, drawn.logprob or 0.0), [told(*one) for one in drawn.top])
 

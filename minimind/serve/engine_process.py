@@ -174,7 +174,7 @@ class EngineProcess:
         """Take the engine's messages until there are no more; then tell everybody who waits."""
         try:
             while True:
-                size = protocol.frame_size(await reader.readexactly(4))
+                size = protocol.frame_size(await reader.readexactly(protocol.HEAD_BYTES))
                 for message in protocol.read_from_engine(await reader.readexactly(size)):
                     self._take(message)
         except (asyncio.IncompleteReadError, ConnectionError):

@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
 from minimind.config import Config
+from minimind.infer.protocol import Precision
 
 
 class EngineSettings(Config):
     """How every engine of the server runs; None leaves it to the engine."""
 
-    precision: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4"] = "auto"
+    precision: Precision = "auto"
     device: str = "auto"
     max_batch: int = Field(64, ge=1, le=4096)
     max_waiting: int = Field(128, ge=1)

@@ -60,7 +60,7 @@ def parse(body: bytes) -> Any:
 
 
 def _refuse_crowds(body: bytes) -> None:
-    """An object of very many keys means nothing, and to name one that stands twice in it takes quadratic time."""
+    """An object of very many keys means nothing, and is not worth the time to look into it."""
     if body.count(b":") > MAX_KEYS:
         with suppress(ValueError, RecursionError):  # `read_json` says what is wrong
             json.loads(body, object_pairs_hook=_few)
