@@ -15,7 +15,7 @@ from benchmarks.harness import sample_corpus
 from benchmarks.infer_variants import PRESET, VARIANTS
 from benchmarks.token_sets import CACHE, tokenizer_of
 
-UPSTREAM, HF, LLAMA = ("upstream",), ("hf_bf16", "hf_bf16_static", "hf_fp32"), ("llama_cpp_bf16",)
+UPSTREAM, HF, LLAMA = ("upstream",), ("hf_bf16", "hf_bf16_static", "hf_fp32", "hf_fp32_static"), ("llama_cpp_bf16",)
 BARS = (
     Bar("decode ×1 in bf16, × upstream", "ours_bf16", UPSTREAM, 1.8, "decode_1"),
     Bar("decode ×1 in bf16, × the best of Hugging Face", "ours_bf16", HF, 1.5, "decode_1"),
@@ -30,6 +30,7 @@ BARS = (
     Bar("decode ×8 in int8, × llama.cpp", "ours_int8", ("llama_cpp_q8_0",), 0.5, "decode_8"),
     Bar("prefill in bf16, × llama.cpp", "ours_bf16", LLAMA, 0.5, "prefill"),
     Bar("decode ×1 in int4, × int8", "ours_int4", ("ours_int8",), 1.0, "decode_1"),
+    Bar("decode ×1 in fp16, × bf16", "ours_fp16", ("ours_bf16",), 1.0, "decode_1"),
     Bar("decode ×1 in fp32, × upstream", "ours_fp32", UPSTREAM, 1.0, "decode_1"),
 )
 TITLE = "Generating: minimind2-small, one thread, tokens per CPU second"

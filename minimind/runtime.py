@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -180,10 +181,12 @@ def choose_precision(precision: Precision, device: "torch.device") -> "torch.dty
         return named[precision]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if device.type == "cpu" and _cpu_multiplies_bf16() else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and cpu_multiplies_bf16() else torch.float32
 
 
-def _cpu_multiplies_bf16() -> bool:
+@cache
+def cpu_multiplies_bf16() -> bool:
+    """Whether this machine's processor has instructions for products of bf16."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("flags")[2].partition("\n")[0].split()
     except OSError:

@@ -53,7 +53,7 @@ def told(answer: Answer) -> tuple[object, ...]:
     return [span.text for span in spans], drawn, answer.ids, answer.finish_reason
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_answers_that_come_and_go_are_what_each_is_alone(
     precision: str, model: Transformer, tokenizer: Tokenizer
 ) -> None:

@@ -4,13 +4,14 @@ The same numbers as `minimind.model.transformer` up to rounding; the two are hel
 `prefill` reads a part of one prompt, `decode` one token of each of many answers. What either gives for a row depends on
 that row alone, to the bit (on a CPU): `products` sees to products, and attention is kept so here. Prompts are
 multiplied in blocks whose borders are multiples of `BLOCK`, wherever reading began; the keys of a decoded token are
-filled up to a multiple that suits its dtype (`_ROUNDING`), and masked.
+filled up to a number that leaves sums as they are (`keys_alike`), and masked.
 
 Axes: N tokens (of a prompt, or one of each row), B rows, S positions, D model width, H query heads, K kv heads, R =
 H/K, C head size, V vocabulary. Not here: more than one device.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -24,9 +25,8 @@ from minimind.model.attention_blocks import blocked_attention
 from minimind.model.layers import accumulation_dtype, rotary_frequencies, rotary_tables
 from minimind.model.transformer import Transformer
 
-_ROUNDING = {torch.float32: 512, torch.bfloat16: 16, torch.float16: 16}
-"""Keys are filled up to a multiple of this. torch's attention takes 512 keys at a time; in fp32 it would sum up fewer
-in an order that depends on how many there are."""
+_MOST_KEYS = 512
+"""torch's attention takes as many keys at a time."""
 
 
 class Network:
@@ -39,6 +39,8 @@ class Network:
         self._embedding_VD = model.model.embed_tokens.weight.detach().to(self.dtype)
         self._layers = self._parts.layers(model)
         self._head = self._parts.project([model.output_weight], after=model.model.norm)
+        queries = self.config.num_heads // self.config.num_kv_heads
+        self._keys = keys_alike(queries, self.config.head_size, self.dtype) if self.device.type == "cpu" else BLOCK
         self._frequencies_P = rotary_frequencies(self.config, self.device)
         self._turns: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
 
@@ -87,7 +89,7 @@ class Network:
         lengths_B = torch.tensor(lengths, device=self.device)
         rows_B = torch.arange(len(tokens), device=self.device)
         turns = tuple(table_SC[lengths_B, None] for table_SC in self._turns_to(max(lengths) + 1))
-        spans = list(_spans(lengths, _ROUNDING[self.dtype], longest=key_values.length))
+        spans = list(_spans(lengths, self._keys))
         masks = [_mask(lengths_B[rows], keys, self.dtype) for rows, keys in spans]
         stream_BD = self._embed(tokens)
         for number, layer in enumerate(self._layers):
@@ -160,19 +162,50 @@ def _read_attention(q_NHC: Tensor, keys_BKSC: Tensor, values_BKSC: Tensor, start
     return torch.cat(mixed)
 
 
-def _spans(lengths: Sequence[int], rounding: int, *, longest: int) -> Iterator[tuple[slice, int]]:
+@cache
+def keys_alike(queries: int, head_size: int, dtype: torch.dtype) -> int:
+    """Keys filled up to multiples of this (`_filled`) give the same sums, to whichever of them. Found by trying.
+
+    What fills up is multiplied by 0, but how many there are decides where a library cuts a sum in two.
+    """
+    generator = torch.Generator().manual_seed(0)
+    q_BKRC = torch.randn(1, 8, queries, head_size, generator=generator).to(dtype)
+    kv_2BKSC = torch.randn(2, 1, 8, 2 * _MOST_KEYS, head_size, generator=generator).to(dtype)
+
+    def mixed(length: int, keys: int) -> Tensor:
+        mask = _mask(torch.tensor([length - 1]), keys, dtype)
+        return F.scaled_dot_product_attention(q_BKRC, kv_2BKSC[0, :, :, :keys], kv_2BKSC[1, :, :, :keys], mask)
+
+    lengths = range(48, 2 * _MOST_KEYS, 71)
+    wanted = {length: mixed(length, 2 * _MOST_KEYS) for length in lengths}
+    for multiple in (16, 32, 64, 128, 192, 256):
+        sizes = {_filled(keys, multiple) for keys in range(1, 2 * _MOST_KEYS)}
+        if all(
+            torch.equal(mixed(length, keys), wanted[length]) for length in lengths for keys in sizes if keys >= length
+        ):
+            return multiple
+    return _MOST_KEYS
+
+
+def _filled(keys: int, multiple: int) -> int:
+    """How many keys that many are filled up to: what is over whole `_MOST_KEYS` to a multiple, or to one more."""
+    whole, rest = divmod(keys, _MOST_KEYS)
+    return whole * _MOST_KEYS + min(-(-rest // multiple) * multiple, _MOST_KEYS)
+
+
+def _spans(lengths: Sequence[int], multiple: int) -> Iterator[tuple[slice, int]]:
     """Neighbouring rows of about one length, and how many keys they are multiplied with.
 
     A row is among rows at most twice as long as itself, or short: what it is filled up with is multiplied in vain.
     """
     first, keys = 0, 0
     for row, length in enumerate(lengths):
-        rounded = -(-(length + 1) // rounding) * rounding
-        if keys and max(rounded, keys) > max(2 * min(rounded, keys), 8 * BLOCK):
-            yield slice(first, row), min(keys, longest)
+        filled = _filled(length + 1, multiple)
+        if keys and max(filled, keys) > max(2 * min(filled, keys), 8 * BLOCK):
+            yield slice(first, row), keys
             first, keys = row, 0
-        keys = max(keys, rounded)
-    yield slice(first, len(lengths)), min(keys, longest)
+        keys = max(keys, filled)
+    yield slice(first, len(lengths)), keys
 
 
 def _mask(lengths_B: Tensor, keys: int, dtype: torch.dtype) -> Tensor:

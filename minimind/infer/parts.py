@@ -139,7 +139,7 @@ class Parts:
         router_ED = experts.gate.weight.detach().to(accumulation_dtype(self.dtype)) * _scale(after)
         numbered, shared = enumerate(experts.experts), experts.shared_experts
         return ExpertsPart(
-            score=alike(lambda x_ND: F.linear(x_ND, router_ED), router_ED),
+            score=alike(lambda x_ND: F.linear(x_ND, router_ED), "router", router_ED, router_ED.dtype),
             experts=[self._swiglu(expert, f"{name}.experts.{i}", after=after) for i, expert in numbered],
             shared=None if shared is None else self._swiglu(shared, f"{name}.shared_experts", after=after),
             per_token=experts.experts_per_token,

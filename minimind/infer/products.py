@@ -3,20 +3,24 @@
 A model that generates reads every weight for every token, so what a token costs is the bytes of the weights and how
 they are laid out. On a CPU:
 
-- bf16 weights in oneDNN's own blocked layout, made once. One row at minimind2-small's shapes takes 0.35 to 0.5 of the
-  time of `F.linear` on weights that lie row by row, which oneDNN lays out anew at every call.
+- Weights in oneDNN's own blocked layout, made once, in fp32, and in bf16 where the processor multiplies it. One row at
+  minimind2-small's shapes takes 0.35 to 0.5 of the time of `F.linear` on weights that lie row by row, which oneDNN lays
+  out anew at every call.
+- Where it does not (before avx512_bf16), 16 bits of a weight are read by FBGEMM, which widens fp16 to fp32 on the way
+  to the multiplication: less to read than fp32, and fp32 for everything else. A weight of bf16 is one of fp16 too.
 - int8 (a scale for each output) and int4 (a scale for each output and `GROUP` inputs) are torch's own kernels. They
   save reading and cost unpacking: faster for one to three rows, slower from about four. So prompts, which are many
-  rows, are multiplied by the same rounded weights in bf16.
+  rows, are multiplied by the same rounded weights in 16 bits.
 
 Rows do not depend on their company: a row of a product is the same to the bit however many rows are multiplied with
-it. Libraries choose another kernel for very few rows; `rows_apart` finds out from how many on they do not, and smaller
-products are filled up. That is what makes an answer independent of what else the engine is answering.
+it. Libraries choose other kernels for some numbers of rows; `sizes_alike` finds out for which, and such products are
+filled up. That is what makes an answer independent of what else the engine is answering.
 
 Axes: N rows, K inputs, F outputs, R rank. Not here: training, where weights stay fp32 (`minimind.model.layers`).
 """
 
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple, get_args
@@ -33,7 +37,10 @@ GROUP = 32
 """Inputs that share a scale in int4."""
 _KERNEL_INPUTS = 32
 """The kernels want a multiple of this; 40 made the one for int8 read beyond its memory."""
-_PROBE_ROWS = 64
+_PIECE = 64
+"""Rows. Products of up to as many are tried out; more are multiplied in pieces of as many where that is needed."""
+_GREATEST_FP16 = 65504
+_sizes: dict[tuple[str, torch.Size, torch.dtype, int], list[int]] = {}
 
 Product = Callable[[Tensor], Tensor]
 
@@ -61,11 +68,11 @@ class Projection:
         self._corrections: dict[str, list[_Correction]] = {}
         few: Product | None = None
         if precision == "int8":
-            few, weight_FK = _int8(weight_FK)
+            few, weight_FK = _int8(weight_FK, dtype)
         elif precision == "int4":
-            few, weight_FK = _int4(weight_FK)
-        self._many = _dense(weight_FK.to(dtype))
-        self._few = alike(few, weight_FK.to(dtype)) if few else self._many
+            few, weight_FK = _int4(weight_FK, dtype)
+        self._many = _dense(weight_FK, precision, dtype)
+        self._few = alike(few, precision, weight_FK, dtype) if few else self._many
 
     def __call__(self, x_NK: Tensor, wearers: Sequence[tuple[str, Tensor | slice]] = (), *, many: bool) -> Tensor:
         """The outputs N×F. `many` says that the rows are a prompt's. `wearers`: which rows have which adapter."""
@@ -79,7 +86,8 @@ class Projection:
         """Add B·A to the outputs from `first` on, for rows that wear the adapter `name`."""
         outputs = slice(first, first + len(lora_B_FR))
         lora_A_RK = lora_A_RK if self._scale_K is None else lora_A_RK * self._scale_K
-        down, up = (_dense(matrix.detach().to(self._dtype)) for matrix in (lora_A_RK, lora_B_FR))
+        precision: Precision = "fp32" if self._dtype == torch.float32 else "bf16"
+        down, up = (_dense(matrix.detach(), precision, self._dtype) for matrix in (lora_A_RK, lora_B_FR))
         self._corrections.setdefault(name, []).append(_Correction(outputs, down, up))
 
 
@@ -87,13 +95,16 @@ def choose(precision: Precision, device: torch.device) -> tuple[Precision, torch
     """The width of the weights and the dtype of everything else. Raises ConfigError for what a device cannot do."""
     if precision not in get_args(Precision):
         raise ConfigError(f"precision {precision}: allowed are {', '.join(get_args(Precision))}")
-    if precision not in ("int8", "int4"):
-        dtype = runtime.choose_precision(precision, device)
-        names: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-        return names[dtype], dtype
-    if device.type != "cpu":
+    if device.type == "cpu":
+        if precision == "auto":
+            precision = "bf16" if runtime.cpu_multiplies_bf16() else "fp16" if _widens_fp16() else "fp32"
+        narrow = precision not in ("fp32", "fp16") and runtime.cpu_multiplies_bf16()
+        return precision, torch.bfloat16 if narrow else torch.float32
+    if precision in ("int8", "int4"):
         raise ConfigError(f"precision {precision} is for the CPU; on {device.type} take bf16, which is faster there")
-    return precision, torch.bfloat16
+    dtype = runtime.choose_precision(precision, device)
+    names: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    return names[dtype], dtype
 
 
 def use_huge_pages() -> None:
@@ -104,48 +115,87 @@ def use_huge_pages() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-def few_rows(product: Product, rows: int) -> Product:
-    """The product that is computed with at least so many rows."""
-    if rows == 1:
+def alike(product: Product, kind: str, weight_FK: Tensor, dtype: torch.dtype) -> Product:
+    """A product with these weights whose rows, of `dtype`, do not depend on their number. Promised on a CPU only.
+
+    Products of one `kind` and shape are tried out once.
+    """
+    if weight_FK.device.type != "cpu":
+        return product
+    key = (kind, weight_FK.shape, dtype, torch.get_num_threads())
+    if key not in _sizes:
+        _sizes[key] = sizes_alike(product, weight_FK.shape[1], dtype)
+    sizes = _sizes[key]
+    if all(size == rows for rows, size in enumerate(sizes)):
         return product
 
+    zeros_NK = torch.zeros(_PIECE, weight_FK.shape[1], dtype=dtype)
+    in_pieces = any(size != rows for rows, size in enumerate(sizes[sizes[1] :], sizes[1]))
+
     def filled(x_NK: Tensor) -> Tensor:
-        missing = rows - len(x_NK)
-        return product(x_NK) if missing <= 0 else product(F.pad(x_NK, (0, 0, 0, missing)))[: len(x_NK)]
+        rows = len(x_NK)
+        if rows > _PIECE:
+            return torch.cat([filled(piece) for piece in x_NK.split(_PIECE)]) if in_pieces else product(x_NK)
+        missing = sizes[rows] - rows
+        return product(torch.cat((x_NK, zeros_NK[:missing])))[:rows] if missing else product(x_NK)
 
     return filled
 
 
-def rows_apart(product: Product, inputs: int, dtype: torch.dtype) -> int:
-    """From how many rows on each row of a product is what it is among many, to the bit."""
-    x_NK = torch.randn(_PROBE_ROWS, inputs, generator=torch.Generator().manual_seed(0)).to(dtype)
-    among_many = product(x_NK)
-    sizes = (1, 2, 4, 8, 16, 32)
-    return next((rows for rows in sizes if torch.equal(product(x_NK[:rows]), among_many[:rows])), _PROBE_ROWS)
+def sizes_alike(product: Product, inputs: int, dtype: torch.dtype) -> list[int]:
+    """For each number of rows up to `_PIECE`, one not smaller by which all rows are computed as by `_PIECE` of them.
+
+    Found with one row again and again: wherever it stands, and among however many, it must give the same bits.
+    """
+    row_1K = torch.randn(1, inputs, generator=torch.Generator().manual_seed(0)).to(dtype)
+    wanted_1F = product(row_1K.expand(_PIECE, -1).contiguous())[:1]
+    tried = (*range(1, 8), *range(8, _PIECE, 4))
+    products = ((rows, product(row_1K.expand(rows, -1).contiguous())) for rows in tried)
+    good = [rows for rows, y_NF in products if torch.equal(y_NF, wanted_1F.expand_as(y_NF))] + [_PIECE]
+    if good == [rows for rows in (*tried, _PIECE) if rows >= good[0]]:  # as it is usual: all from there on
+        good = list(range(good[0], _PIECE + 1))
+    return [0, *(good[bisect_left(good, rows)] for rows in range(1, _PIECE + 1))]
 
 
-def alike(product: Product, weight_FK: Tensor) -> Product:
-    """A product whose rows do not depend on their number. Elsewhere than on a CPU that is not promised."""
-    if weight_FK.device.type != "cpu":
-        return product
-    return few_rows(product, rows_apart(product, weight_FK.shape[1], weight_FK.dtype))
+def _dense(weight_FK: Tensor, precision: Precision, dtype: torch.dtype) -> Product:
+    """With weights of 32 or 16 bits, laid out for the processor where that helps; rows are of `dtype`."""
+    kind = "plain"
+    if weight_FK.device.type == "cpu" and dtype == torch.float32 and precision != "fp32":
+        weight_FK = weight_FK.to(torch.bfloat16).float() if precision == "bf16" else weight_FK.float()
+        if _widens_fp16() and weight_FK.abs().amax() <= _GREATEST_FP16:
+            kind = "halves"
+    product = _of_halves(weight_FK) if kind == "halves" else _laid_out(weight_FK.to(dtype))
+    return alike(product, kind, weight_FK, dtype)
 
 
-def _dense(weight_FK: Tensor) -> Product:
-    """With the weights as they are, laid out for the processor where that helps."""
-    if weight_FK.device.type != "cpu" or weight_FK.dtype != torch.bfloat16 or not _has_onednn_bf16():
-        return alike(lambda x_NK: F.linear(x_NK, weight_FK), weight_FK)
+def _laid_out(weight_FK: Tensor) -> Product:
+    if weight_FK.device.type != "cpu" or not _has_onednn(weight_FK.dtype):
+        return lambda x_NK: F.linear(x_NK, weight_FK)
     laid_out = torch.ops.mkldnn._reorder_linear_weight(weight_FK, None)
     multiply = torch.ops.mkldnn._linear_pointwise.default
-    return alike(lambda x_NK: multiply(x_NK, laid_out, None, "none", [], ""), weight_FK)
+    return lambda x_NK: multiply(x_NK, laid_out, None, "none", [], "")
+
+
+def _of_halves(weight_FK: Tensor) -> Product:
+    """Weights in fp16, widened as they are read."""
+    packed = torch.ops.quantized.linear_prepack_fp16(weight_FK, None)
+    multiply = torch.ops.quantized.linear_dynamic_fp16.default
+    return lambda x_NK: multiply(x_NK, packed)
 
 
 @cache
-def _has_onednn_bf16() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+def _has_onednn(dtype: torch.dtype) -> bool:
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _int8(weight_FK: Tensor) -> tuple[Product, Tensor]:
+@cache
+def _widens_fp16() -> bool:
+    return "fbgemm" in torch.backends.quantized.supported_engines
+
+
+def _int8(weight_FK: Tensor, dtype: torch.dtype) -> tuple[Product, Tensor]:
     """The product with weights rounded to 8 bits, and those weights. The largest of each output's becomes ±127."""
     wide_FK = weight_FK.float()
     # Rounded before it is used: the kernel reads scales in bf16, and their error would be one of every weight.
@@ -153,16 +203,16 @@ def _int8(weight_FK: Tensor) -> tuple[Product, Tensor]:
     codes_FK = (wide_FK / scale_F1).round().clamp(-127, 127).to(torch.int8)
     rounded_FK = codes_FK.float() * scale_F1
     if weight_FK.shape[1] % _KERNEL_INPUTS:
-        return _dense(rounded_FK.bfloat16()), rounded_FK
+        return _dense(rounded_FK, "bf16", dtype), rounded_FK
     scale_F, multiply = scale_F1.squeeze(1).bfloat16(), torch.ops.aten._weight_int8pack_mm.default
-    return lambda x_NK: multiply(x_NK, codes_FK, scale_F), rounded_FK
+    return lambda x_NK: multiply(x_NK.bfloat16(), codes_FK, scale_F).to(dtype), rounded_FK
 
 
-def _int4(weight_FK: Tensor) -> tuple[Product, Tensor]:
+def _int4(weight_FK: Tensor, dtype: torch.dtype) -> tuple[Product, Tensor]:
     """The same with 4 bits, 16 steps from the least to the greatest of each group."""
     outputs, inputs = weight_FK.shape
     if outputs % 16 or inputs % GROUP:  # the kernel knows no such shapes
-        return _int8(weight_FK)
+        return _int8(weight_FK, dtype)
     groups_FGK = weight_FK.float().unflatten(1, (-1, GROUP))
     least, greatest = groups_FGK.amin(-1, keepdim=True), groups_FGK.amax(-1, keepdim=True)
     scale = ((greatest - least).clamp(min=1e-12) / 15).bfloat16().float()
@@ -172,4 +222,4 @@ def _int4(weight_FK: Tensor) -> tuple[Product, Tensor]:
     scale_and_middle_GF2 = torch.cat((scale, middle), -1).transpose(0, 1).contiguous().bfloat16()
     multiply = torch.ops.aten._weight_int4pack_mm_for_cpu.default
     rounded_FK = ((codes_FGK - 8) * scale + middle).view(outputs, inputs)
-    return lambda x_NK: multiply(x_NK, packed, GROUP, scale_and_middle_GF2), rounded_FK
+    return lambda x_NK: multiply(x_NK.bfloat16(), packed, GROUP, scale_and_middle_GF2).to(dtype), rounded_FK
