@@ -3,14 +3,14 @@
 A model that generates reads every weight for every token, so what a token costs is the bytes of the weights and how
 they are laid out. On a CPU:
 
-- Weights in oneDNN's own blocked layout, made once, in fp32, and in bf16 where the processor multiplies it. One row at
-  minimind2-small's shapes takes 0.35 to 0.5 of the time of `F.linear` on weights that lie row by row, which oneDNN lays
-  out anew at every call.
-- Where it does not (before avx512_bf16), 16 bits of a weight are read by FBGEMM, which widens fp16 to fp32 on the way
-  to the multiplication: less to read than fp32, and fp32 for everything else. A weight of bf16 is one of fp16 too.
-- int8 (a scale for each output) and int4 (a scale for each output and `GROUP` inputs) are torch's own kernels. They
-  save reading and cost unpacking: faster for one to three rows, slower from about four. So prompts, which are many
-  rows, are multiplied by the same rounded weights in 16 bits.
+- A few rows with int8 (a scale for each output), or with 16 bits on a processor that does not multiply bf16 (before
+  avx512_bf16), go through our own kernels (`kernels`), which read weights as fast as memory gives them.
+- Many rows with 16 bits on such a processor go to FBGEMM, which widens fp16 to fp32 on the way to the multiplication.
+  A weight of bf16 is one of fp16 too. Everything else is fp32 then.
+- The rest is oneDNN's, with weights in its own blocked layout, made once. One row at minimind2-small's shapes takes
+  0.35 to 0.5 of the time of `F.linear` on weights that lie row by row, which oneDNN lays out anew at every call.
+- int4 (a scale for each output and `GROUP` inputs) is torch's own kernel: half of int8's memory, and slower.
+- Prompts, which are many rows, are multiplied by the same rounded weights in 16 bits.
 
 Rows do not depend on their company: a row of a product is the same to the bit however many rows are multiplied with
 it. Libraries choose other kernels for some numbers of rows; `sizes_alike` finds out for which, and such products are
@@ -31,12 +31,12 @@ from torch.nn import functional as F
 
 from minimind import runtime
 from minimind.errors import ConfigError
+from minimind.infer import kernels
+from minimind.infer.kernels import narrow_product
 from minimind.infer.protocol import Precision
 
 GROUP = 32
 """Inputs that share a scale in int4."""
-_KERNEL_INPUTS = 32
-"""The kernels want a multiple of this; 40 made the one for int8 read beyond its memory."""
 _PIECE = 64
 """Rows. Products of up to as many are tried out; more are multiplied in pieces of as many where that is needed."""
 _GREATEST_FP16 = 65504
@@ -68,11 +68,13 @@ class Projection:
         self._corrections: dict[str, list[_Correction]] = {}
         few: Product | None = None
         if precision == "int8":
-            few, weight_FK = _int8(weight_FK, dtype)
+            few, weight_FK = _int8(weight_FK)
         elif precision == "int4":
-            few, weight_FK = _int4(weight_FK, dtype)
+            few, weight_FK = _int4(weight_FK)
+        elif _in_halves(weight_FK, precision, dtype) and kernels.fits(weight_FK.shape[1]):
+            few = narrow_product(weight_FK.to(torch.bfloat16 if precision == "bf16" else torch.float16))
         self._many = _dense(weight_FK, precision, dtype)
-        self._few = alike(few, precision, weight_FK, dtype) if few else self._many
+        self._few = self._many if few is None else _in_dtype(few, dtype)
 
     def __call__(self, x_NK: Tensor, wearers: Sequence[tuple[str, Tensor | slice]] = (), *, many: bool) -> Tensor:
         """The outputs N×F. `many` says that the rows are a prompt's. `wearers`: which rows have which adapter."""
@@ -159,13 +161,22 @@ def sizes_alike(product: Product, inputs: int, dtype: torch.dtype) -> list[int]:
 
 def _dense(weight_FK: Tensor, precision: Precision, dtype: torch.dtype) -> Product:
     """With weights of 32 or 16 bits, laid out for the processor where that helps; rows are of `dtype`."""
-    kind = "plain"
-    if weight_FK.device.type == "cpu" and dtype == torch.float32 and precision != "fp32":
-        weight_FK = weight_FK.to(torch.bfloat16).float() if precision == "bf16" else weight_FK.float()
-        if _widens_fp16() and weight_FK.abs().amax() <= _GREATEST_FP16:
-            kind = "halves"
-    product = _of_halves(weight_FK) if kind == "halves" else _laid_out(weight_FK.to(dtype))
-    return alike(product, kind, weight_FK, dtype)
+    if halves := _widens_fp16() and _in_halves(weight_FK, precision, dtype):
+        product = _of_halves(weight_FK.to(torch.bfloat16) if precision == "bf16" else weight_FK)
+    else:
+        product = _laid_out(weight_FK.to(dtype))
+    return alike(product, "halves" if halves else "plain", weight_FK, dtype)
+
+
+def _in_halves(weight_FK: Tensor, precision: Precision, dtype: torch.dtype) -> bool:
+    """Whether weights are held in 16 bits that are widened: only where that is not needed to multiply them."""
+    narrow = weight_FK.device.type == "cpu" and dtype == torch.float32 and precision != "fp32"
+    return narrow and bool(weight_FK.abs().amax() <= _GREATEST_FP16)
+
+
+def _in_dtype(product: Product, dtype: torch.dtype) -> Product:
+    """For rows of `dtype`, a product of fp32."""
+    return product if dtype == torch.float32 else lambda x_NK: product(x_NK.float()).to(dtype)
 
 
 def _laid_out(weight_FK: Tensor) -> Product:
@@ -178,7 +189,7 @@ def _laid_out(weight_FK: Tensor) -> Product:
 
 def _of_halves(weight_FK: Tensor) -> Product:
     """Weights in fp16, widened as they are read."""
-    packed = torch.ops.quantized.linear_prepack_fp16(weight_FK, None)
+    packed = torch.ops.quantized.linear_prepack_fp16(weight_FK.float(), None)
     multiply = torch.ops.quantized.linear_dynamic_fp16.default
     return lambda x_NK: multiply(x_NK, packed)
 
@@ -195,24 +206,20 @@ def _widens_fp16() -> bool:
     return "fbgemm" in torch.backends.quantized.supported_engines
 
 
-def _int8(weight_FK: Tensor, dtype: torch.dtype) -> tuple[Product, Tensor]:
+def _int8(weight_FK: Tensor) -> tuple[Product | None, Tensor]:
     """The product with weights rounded to 8 bits, and those weights. The largest of each output's becomes ±127."""
     wide_FK = weight_FK.float()
-    # Rounded before it is used: the kernel reads scales in bf16, and their error would be one of every weight.
-    scale_F1 = (wide_FK.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127).bfloat16().float()
-    codes_FK = (wide_FK / scale_F1).round().clamp(-127, 127).to(torch.int8)
-    rounded_FK = codes_FK.float() * scale_F1
-    if weight_FK.shape[1] % _KERNEL_INPUTS:
-        return _dense(rounded_FK, "bf16", dtype), rounded_FK
-    scale_F, multiply = scale_F1.squeeze(1).bfloat16(), torch.ops.aten._weight_int8pack_mm.default
-    return lambda x_NK: multiply(x_NK.bfloat16(), codes_FK, scale_F).to(dtype), rounded_FK
+    scale_F1 = wide_FK.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+    codes_FK = (wide_FK / scale_F1).round().clamp(-127, 127)
+    few = narrow_product(codes_FK.to(torch.int8), scale_F1[:, 0]) if kernels.fits(weight_FK.shape[1]) else None
+    return few, codes_FK * scale_F1
 
 
-def _int4(weight_FK: Tensor, dtype: torch.dtype) -> tuple[Product, Tensor]:
+def _int4(weight_FK: Tensor) -> tuple[Product | None, Tensor]:
     """The same with 4 bits, 16 steps from the least to the greatest of each group."""
     outputs, inputs = weight_FK.shape
     if outputs % 16 or inputs % GROUP:  # the kernel knows no such shapes
-        return _int8(weight_FK, dtype)
+        return _int8(weight_FK)
     groups_FGK = weight_FK.float().unflatten(1, (-1, GROUP))
     least, greatest = groups_FGK.amin(-1, keepdim=True), groups_FGK.amax(-1, keepdim=True)
     scale = ((greatest - least).clamp(min=1e-12) / 15).bfloat16().float()
@@ -222,4 +229,8 @@ def _int4(weight_FK: Tensor, dtype: torch.dtype) -> tuple[Product, Tensor]:
     scale_and_middle_GF2 = torch.cat((scale, middle), -1).transpose(0, 1).contiguous().bfloat16()
     multiply = torch.ops.aten._weight_int4pack_mm_for_cpu.default
     rounded_FK = ((codes_FGK - 8) * scale + middle).view(outputs, inputs)
-    return lambda x_NK: multiply(x_NK.bfloat16(), packed, GROUP, scale_and_middle_GF2).to(dtype), rounded_FK
+
+    def product(x_NK: Tensor) -> Tensor:
+        return multiply(x_NK.bfloat16(), packed, GROUP, scale_and_middle_GF2).float()
+
+    return alike(product, "int4", weight_FK, torch.float32), rounded_FK
