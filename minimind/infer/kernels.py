@@ -29,6 +29,8 @@ SUMS = 2
 """Sums of a row and an output, each of as many numbers as a vector holds. More would not fit into registers."""
 _MOST_ROWS = 4
 """Rows that are multiplied with a weight at a time."""
+_OUTPUTS = 16
+"""Outputs whose weights stay in the cache while all rows go past."""
 _LEAST_WORK = 1 << 16
 """Weights; threads are woken for more."""
 
@@ -119,7 +121,7 @@ class _Tile(NamedTuple):
 
 
 class _Writer:
-    """Writes a kernel: for each output of a thread, its weights with all rows, `_MOST_ROWS` at a time."""
+    """Writes a kernel: `_OUTPUTS` of a thread at a time, `_MOST_ROWS` rows at a time."""
 
     def __init__(self, width: Width, *, threaded: bool) -> None:
         self.module = ir.Module("products")
@@ -173,18 +175,27 @@ class _Writer:
         pointers = {"rows": _F32, "weights": self._narrow, "scales": _F32, "outputs": _F32}
         self._fields = fields | {name: b.inttoptr(fields[name], to.as_pointer()) for name, to in pointers.items()}
         first, stop = (b.sdiv(b.mul(fields["output_count"], at), count) for at in (number, b.add(number, _I64(1))))
-        self._loop(first, stop, 1, self._output)
+        self._loop(
+            first, stop, _OUTPUTS, lambda at: self._some_outputs(at, self._least(b.add(at, _I64(_OUTPUTS)), stop))
+        )
         b.ret_void()
         return function
 
-    def _output(self, output: ir.Value) -> None:
-        """One output of all rows."""
+    def _some_outputs(self, first: ir.Value, stop: ir.Value) -> None:
+        """Some outputs of all rows."""
         b, rows = self._b, self._fields["row_count"]
         whole = b.mul(b.sdiv(rows, _I64(_MOST_ROWS)), _I64(_MOST_ROWS))
-        self._loop(_I64(0), whole, _MOST_ROWS, lambda row: self._sums(row, _MOST_ROWS, output))
+
+        def of_rows(row: ir.Value, count: int) -> None:
+            self._loop(first, stop, 1, lambda output: self._sums(row, count, output))
+
+        self._loop(_I64(0), whole, _MOST_ROWS, lambda row: of_rows(row, _MOST_ROWS))
         for rest in range(1, _MOST_ROWS):
             with b.if_then(b.icmp_signed("==", b.sub(rows, whole), _I64(rest))):
-                self._sums(whole, rest, output)
+                of_rows(whole, rest)
+
+    def _least(self, one: ir.Value, other: ir.Value) -> ir.Value:
+        return self._b.select(self._b.icmp_signed("<", one, other), one, other)
 
     def _sums(self, first_row: ir.Value, rows: int, output: ir.Value) -> None:
         """One output of some rows: sums of vectors over the inputs, then of their numbers, in the same order always."""
