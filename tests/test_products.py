@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from minimind import runtime
 from minimind.errors import ConfigError
+from minimind.infer import products
 from minimind.infer.products import GROUP, Precision, Projection, alike, choose, sizes_alike
 
 CPU = torch.device("cpu")
@@ -51,6 +52,17 @@ def test_prompts_and_answers_are_multiplied_by_the_same_rounded_weights(precisio
     x_NK = rows(7, 128, dtype)
     few_NF, many_NF = projection(x_NK, many=False).float(), projection(x_NK, many=True).float()
     assert (few_NF - many_NF).norm() <= 0.01 * many_NF.norm()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_also_where_nothing_widens_many_rows(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FBGEMM is for x86: elsewhere prompts are multiplied in fp32, but with the weights that answers have."""
+    monkeypatch.setattr(products, "_widens_fp16", lambda: False)
+    monkeypatch.setattr(runtime, "cpu_multiplies_bf16", lambda: False)
+    projection, dtype = made(precision, weight(64, 128))
+    x_NK = rows(7, 128, dtype)
+    few_NF, many_NF = projection(x_NK, many=False), projection(x_NK, many=True)
+    assert (few_NF - many_NF).norm() <= 1e-6 * many_NF.norm()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int4"])

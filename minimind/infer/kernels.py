@@ -25,7 +25,7 @@ from torch import Tensor
 
 Width = Literal["bf16", "fp16", "int8"]
 
-SUMS = 2
+_SUMS = 2
 """Sums of a row and an output, each of as many numbers as a vector holds. More would not fit into registers."""
 _MOST_ROWS = 4
 """Rows that are multiplied with a weight at a time."""
@@ -110,7 +110,7 @@ def _lanes() -> int:
 
 
 def _step() -> int:
-    return SUMS * _lanes()
+    return _SUMS * _lanes()
 
 
 class _Tile(NamedTuple):
@@ -130,39 +130,40 @@ class _Writer:
         self._fma = ir.Function(
             self.module, ir.FunctionType(self._vector, [self._vector] * 3), f"llvm.fma.v{self._lanes}f32"
         )
-        part = self._part(threaded)
-        self._entry(part, threaded)
+        self._entry(self._outputs(), threaded)
 
-    def _entry(self, part: ir.Function, threaded: bool) -> None:
-        """`product(fields, threads)`: `part` on every thread."""
+    def _entry(self, outputs: ir.Function, threaded: bool) -> None:
+        """`product(fields, threads)`: `outputs` on every thread."""
         entry = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [_I64.as_pointer(), _I64]), "product")
         builder = ir.IRBuilder(entry.append_basic_block())
         fields, threads = entry.args
+
+        def alone() -> None:
+            builder.call(outputs, [fields, _I64(0), _I64(1)])
+
         if threaded:
+            part = self._part(outputs)
             kind = ir.FunctionType(ir.VoidType(), [part.type, _I64.as_pointer(), _I32, _I32])
             parallel = ir.Function(self.module, kind, "GOMP_parallel")
             with builder.if_else(builder.icmp_signed(">", threads, _I64(1))) as (many, one):
                 with many:
                     builder.call(parallel, [part, fields, builder.trunc(threads, _I32), _I32(0)])
                 with one:
-                    builder.call(self._between, [fields, _I64(0), _I64(1)])
+                    alone()
         else:
-            builder.call(self._between, [fields, _I64(0), _I64(1)])
+            alone()
         builder.ret_void()
 
-    def _part(self, threaded: bool) -> ir.Function:
-        """What a thread does: its share of the outputs."""
-        self._between = self._outputs()
+    def _part(self, outputs: ir.Function) -> ir.Function:
+        """`part(fields)`: what a thread does, its share of the outputs."""
         part = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [_I64.as_pointer()]), "part")
         builder = ir.IRBuilder(part.append_basic_block())
-        number, count = _I64(0), _I64(1)
-        if threaded:
-            asks = (
-                ir.Function(self.module, ir.FunctionType(_I32, []), f"omp_get_{what}")
-                for what in ("thread_num", "num_threads")
-            )
-            number, count = (builder.sext(builder.call(ask, []), _I64) for ask in asks)
-        builder.call(self._between, [part.args[0], number, count])
+        asks = (
+            ir.Function(self.module, ir.FunctionType(_I32, []), f"omp_get_{what}")
+            for what in ("thread_num", "num_threads")
+        )
+        number, count = (builder.sext(builder.call(ask, []), _I64) for ask in asks)
+        builder.call(outputs, [part.args[0], number, count])
         builder.ret_void()
         return part
 
@@ -205,7 +206,7 @@ class _Writer:
             [b.gep(self._fields["rows"], [b.mul(number, inputs)]) for number in numbers],
             b.gep(self._fields["weights"], [b.mul(output, inputs)]),
         )
-        sums = [ir.Constant(self._vector, [0.0] * self._lanes)] * (rows * SUMS)
+        sums = [ir.Constant(self._vector, [0.0] * self._lanes)] * (rows * _SUMS)
         scale = b.load(b.gep(self._fields["scales"], [output]))
         for number, parts in zip(numbers, self._over_inputs(tile, sums, inputs), strict=True):
             total = parts[0]
@@ -215,7 +216,7 @@ class _Writer:
             b.store(b.fmul(self._folded(total), scale), b.gep(self._fields["outputs"], [place]))
 
     def _over_inputs(self, tile: _Tile, zeros: list[ir.Value], inputs: ir.Value) -> list[list[ir.Value]]:
-        """The `SUMS` vectors of each row after all inputs."""
+        """The `_SUMS` vectors of each row after all inputs."""
         b, before = self._b, self._b.block
         head, body, end = (b.append_basic_block() for _ in range(3))
         b.branch(head)
@@ -224,7 +225,7 @@ class _Writer:
         b.cbranch(b.icmp_signed("<", at, inputs), body, end)
         b.position_at_end(body)
         new = []
-        for number in range(SUMS):
+        for number in range(_SUMS):
             place = b.add(at, _I64(number * self._lanes))
             weights = self._wide(b.gep(tile.weight, [place]))
             for row, start in enumerate(tile.rows):

@@ -67,13 +67,15 @@ class Projection:
         self._dtype = dtype
         self._corrections: dict[str, list[_Correction]] = {}
         few: Product | None = None
+        halves = _in_halves(weight_FK, precision, dtype)
         if precision == "int8":
             few, weight_FK = _int8(weight_FK)
         elif precision == "int4":
             few, weight_FK = _int4(weight_FK)
-        elif _in_halves(weight_FK, precision, dtype) and kernels.fits(weight_FK.shape[1]):
-            few = narrow_product(weight_FK.to(torch.bfloat16 if precision == "bf16" else torch.float16))
-        self._many = _dense(weight_FK, precision, dtype)
+        elif halves:
+            weight_FK = weight_FK.to(torch.bfloat16 if precision == "bf16" else torch.float16)
+            few = narrow_product(weight_FK) if kernels.fits(weight_FK.shape[1]) else None
+        self._many = _dense(weight_FK, dtype, halves=halves)
         self._few = self._many if few is None else _in_dtype(few, dtype)
 
     def __call__(self, x_NK: Tensor, wearers: Sequence[tuple[str, Tensor | slice]] = (), *, many: bool) -> Tensor:
@@ -88,8 +90,7 @@ class Projection:
         """Add B·A to the outputs from `first` on, for rows that wear the adapter `name`."""
         outputs = slice(first, first + len(lora_B_FR))
         lora_A_RK = lora_A_RK if self._scale_K is None else lora_A_RK * self._scale_K
-        precision: Precision = "fp32" if self._dtype == torch.float32 else "bf16"
-        down, up = (_dense(matrix.detach(), precision, self._dtype) for matrix in (lora_A_RK, lora_B_FR))
+        down, up = (_dense(matrix.detach(), self._dtype) for matrix in (lora_A_RK, lora_B_FR))
         self._corrections.setdefault(name, []).append(_Correction(outputs, down, up))
 
 
@@ -159,12 +160,10 @@ def sizes_alike(product: Product, inputs: int, dtype: torch.dtype) -> list[int]:
     return [0, *(good[bisect_left(good, rows)] for rows in range(1, _PIECE + 1))]
 
 
-def _dense(weight_FK: Tensor, precision: Precision, dtype: torch.dtype) -> Product:
-    """With weights of 32 or 16 bits, laid out for the processor where that helps; rows are of `dtype`."""
-    if halves := _widens_fp16() and _in_halves(weight_FK, precision, dtype):
-        product = _of_halves(weight_FK.to(torch.bfloat16) if precision == "bf16" else weight_FK)
-    else:
-        product = _laid_out(weight_FK.to(dtype))
+def _dense(weight_FK: Tensor, dtype: torch.dtype, *, halves: bool = False) -> Product:
+    """With weights of `dtype`, or of 16 bits that are widened where that can be done; rows are of `dtype`."""
+    halves = halves and _widens_fp16()
+    product = _of_halves(weight_FK) if halves else _laid_out(weight_FK.to(dtype))
     return alike(product, "halves" if halves else "plain", weight_FK, dtype)
 
 

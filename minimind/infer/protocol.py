@@ -13,7 +13,7 @@ import msgspec
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8", "int4"]
-"""In what an engine keeps the weights; with int8 and int4 everything else is bf16."""
+"""In what an engine keeps the weights. Everything else is bf16 where the processor multiplies that, else fp32."""
 Channel = Literal["content", "reasoning", "tool_call"]
 """Which part of an answer a text belongs to: what is said, what is thought, or the JSON of a call of tools."""
 MAX_FRAME = 64 * 2**20
