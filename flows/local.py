@@ -5,8 +5,9 @@ own for as long as it runs, on the same database, so that its page is there afte
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -22,6 +23,9 @@ from minimind.errors import ArtifactError, ConfigError, MiniMindError, MissingEr
 from minimind.housekeeping import Plan, plan_removal
 from minimind.lineage import Lineage
 
+if TYPE_CHECKING:
+    from minimind.evaluate.gate import Verdict
+
 
 def run(name: str, parameters: dict[str, Any], *, console: Console) -> str:
     """Run a flow to its end and give the registry URI of what it made. Raises StageError where a stage fails."""
@@ -33,6 +37,7 @@ def run(name: str, parameters: dict[str, Any], *, console: Console) -> str:
     except (ParameterTypeError, ValidationError) as error:
         raise ConfigError(f"{name}: {' '.join(str(error).split())}") from None
     if name == FULL and not parameters.get("refresh") and (done := _all_there(parameters)):
+        _refuse_again(done[-1])
         console.print(f"[green]✓[/green] all {len(done)} stages are there already; nothing to run", highlight=False)
         return _published(done[-1])
     return to_the_end(flow, parameters, console=console)
@@ -83,19 +88,57 @@ def find_model(model: str) -> Path:
     return artifact.dir
 
 
-def promote(model: str) -> tuple[str | None, str]:
-    """Make a model the champion of its name; which version was it before, and which is it now."""
+@dataclass(frozen=True)
+class Promotion:
+    """What became of a wish for another champion."""
+
+    verdict: "Verdict"
+    gate: str
+    """Where the rules stand."""
+    name: str
+    before: str | None
+    """The version that was the champion."""
+    now: str | None
+    """The version that is; where the model was refused that of before."""
+
+
+def promote(model: str, *, force: bool = False, reason: str = "", recipe: str | None = None) -> Promotion:
+    """Make a model the champion of its name if the gate lets it past, or with `force` in any case.
+
+    The verdict is noted. Raises MissingError where no evaluation measured the model, unless it is forced.
+    """
+    from tasks import gate
     from tasks.registry import CHAMPION
     from tasks.tracking import Tracker
 
-    artifact, tracker = open_artifact(find_model(model)), Tracker(runtime.home())
+    home = runtime.home()
+    artifact, tracker = open_artifact(find_model(model)), Tracker(home)
     verify(artifact)
     registration = tracker.registration(artifact)
     if registration is None or registration.name is None or registration.uri is None:
         raise MissingError(f"{artifact.dir}: not in the registry at {tracker.uri}; `minimind sync` puts it there")
-    before = tracker.alias_of(registration.name, CHAMPION)
-    tracker.set_alias(registration.name, CHAMPION, registration.uri)
-    return before, registration.uri
+    name, before = registration.name, tracker.alias_of(registration.name, CHAMPION)
+    rules, origin = gate.gate_of(artifact, recipe)
+    try:
+        verdict = gate.judge(artifact, rules, tracker=tracker, store=Store())
+    except MissingError as error:
+        if not force:
+            raise
+        verdict = gate.unmeasured(artifact, rules, str(error), tracker=tracker)
+    if force and not verdict.passed:
+        verdict = gate.forced(verdict, reason)
+    if verdict.state != "refused":
+        tracker.set_alias(name, CHAMPION, registration.uri)
+    gate.keep(home, artifact, verdict)
+    gate.tag(tracker, artifact, verdict)
+    return Promotion(verdict, origin, name, before, before if verdict.state == "refused" else registration.uri)
+
+
+def verdict_of(artifact: Artifact) -> "Verdict | None":
+    """What the gate said of an artifact, the last time it was asked."""
+    from tasks.gate import kept
+
+    return kept(runtime.home(), artifact)
 
 
 def resolve(uri: str) -> Path:
@@ -183,8 +226,9 @@ def sync(console: Console) -> None:
 
 
 def _all_there(parameters: dict[str, Any]) -> list[Any]:
-    """The steps of the pipeline if every one is sealed, whole and known to MLflow; else an empty list."""
+    """The steps of the pipeline if every one is sealed, whole, known to MLflow, and the gate judged; else none."""
     from flows.local_plan import planned
+    from tasks.gate import is_settled, kept
     from tasks.tracking import Tracker
 
     steps = planned(parameters)
@@ -194,8 +238,21 @@ def _all_there(parameters: dict[str, Any]) -> list[Any]:
         tracker, store = Tracker(runtime.home()), Store()
     except ServiceError:
         return steps
-    paths = [store.path(step.parts.stage, step.parts.fingerprint()) for step in steps]
-    return steps if all(tracker.registration(open_artifact(path)) for path in paths) else []
+    artifacts = [open_artifact(store.path(step.parts.stage, step.parts.fingerprint())) for step in steps]
+    if not all(tracker.registration(artifact) for artifact in artifacts):
+        return []
+    verdict = kept(runtime.home(), artifacts[-1])
+    return steps if verdict and is_settled(verdict, artifacts[-1], tracker) else []
+
+
+def _refuse_again(last: Any) -> None:
+    """Raise the GateError that a pipeline ended with, where everything of it is there and nothing has changed."""
+    from tasks.gate import kept, refusal
+
+    artifact = open_artifact(Store().path(last.parts.stage, last.parts.fingerprint()))
+    verdict = kept(runtime.home(), artifact)
+    if verdict and verdict.state == "refused":
+        raise refusal(verdict, artifact)
 
 
 def _published(last: Any) -> str:

@@ -6,8 +6,9 @@
     ├── MissingError   (FileNotFoundError)  a file, artifact, model or program is not there
     ├── ArtifactError  (OSError)            an artifact is damaged or of another format
     ├── ServiceError   (ConnectionError)    a server that was needed does not answer
-    └── StageError     (RuntimeError)       a stage failed while it ran; carries the last log lines
-        └── LostProcessError                a process of it was lost to a signal: another try may do better
+    ├── StageError     (RuntimeError)       a stage failed while it ran; carries the last log lines
+    │   └── LostProcessError                a process of it was lost to a signal: another try may do better
+    └── GateError      (RuntimeError)       a model was made and measured, and is not let past the gate
 
 Each is also the standard error it refines, so `except ValueError` keeps working. The command
 line prints the message on one line without a traceback; `exit_code` says how it ends.
@@ -51,3 +52,9 @@ class StageError(MiniMindError, RuntimeError):
 
 class LostProcessError(StageError):
     """A process of a stage was lost to a signal that nobody here sent."""
+
+
+class GateError(MiniMindError, RuntimeError):
+    """A model was made and measured, and is not let past the gate: `@champion` stays where it was."""
+
+    exit_code = 3

@@ -15,7 +15,7 @@ from minimind import runtime
 from minimind.config import WHERE, Config, apply_overrides, nearest, read_toml
 from minimind.data.documents import RowKind
 from minimind.errors import ConfigError, MissingError
-from minimind.evaluate.config import EvaluateConfig, PublishConfig
+from minimind.evaluate.config import EvaluateConfig, GateConfig, PublishConfig, PublishSection, resolved
 from minimind.model.config import ModelConfig
 from minimind.tokens.fitting import TooLong
 from minimind.tokens.foreign_tokenizer import open_foreign
@@ -66,11 +66,16 @@ class Recipe(Config):
     lora: LoraConfig | None = None
     distill: DistillSection | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
-    publish: PublishConfig = PublishConfig()
+    publish: PublishSection = PublishSection()
+    gate: GateConfig = GateConfig()
 
     def pretrain_config(self, vocab_size: int) -> PretrainConfig:
         """`[pretrain]` together with `[model]`, sized for the tokenizer that is used."""
         return PretrainConfig(**dict(self.pretrain), model=self.model.replace(vocab_size=vocab_size))
+
+    def publish_config(self) -> PublishConfig:
+        """`[publish]` together with `[gate]`: a published model says what it had to pass."""
+        return PublishConfig(**dict(self.publish), gate=self.gate)
 
     def tokens_config(self, rows: RowKind) -> TokensConfig:
         """How rows of one kind become tokens: it follows from the trainings that read them."""
@@ -115,6 +120,7 @@ def load_recipe(recipe: str, *, overrides: Sequence[str] = (), data: str | None 
     if data:
         values["data"] = {**_table(values, "data", path), "spec": data}
     values["tokenizer"] = _tokenizer(_table(values, "tokenizer", path), path, overrides)
+    values["evaluate"] = resolved(_table(values, "evaluate", path), path.resolve().parent, given=_given(overrides))
     tokenizer = TokenizerConfig.parse(values["tokenizer"], origin=f"{path} [tokenizer]")
     values["model"] = {"vocab_size": tokenizer.vocab_size, **_table(values, "model", path)}
     if values["model"]["vocab_size"] != tokenizer.vocab_size:
@@ -129,7 +135,7 @@ def _tokenizer(table: dict[str, Any], path: Path, overrides: Sequence[str]) -> d
     """`[tokenizer]` with a file: its path as seen from the recipe (of an override, from here), and its size."""
     if not isinstance(table.get("file"), str):
         return table
-    given = {override.partition("=")[0].strip() for override in overrides}
+    given = _given(overrides)
     if "tokenizer.file" in given and "tokenizer.vocab_size" not in given:
         table = {key: value for key, value in table.items() if key != "vocab_size"}
     base = Path.cwd() if "tokenizer.file" in given else path.resolve().parent
@@ -145,12 +151,17 @@ def _tokenizer(table: dict[str, Any], path: Path, overrides: Sequence[str]) -> d
 
 def _one_length(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """`values` where an override of a section's `epochs` takes the place of its `tokens`, and the other way round."""
-    given = {override.partition("=")[0].strip() for override in overrides}
+    given = _given(overrides)
     for section, table in values.items():
         for name, other in (("epochs", "tokens"), ("tokens", "epochs")):
             if f"{section}.{name}" in given and f"{section}.{other}" not in given and isinstance(table, dict):
                 values = {**values, section: {key: value for key, value in table.items() if key != other}}
     return values
+
+
+def _given(overrides: Sequence[str]) -> set[str]:
+    """The settings that overrides name, as `section.key`."""
+    return {override.partition("=")[0].strip() for override in overrides}
 
 
 def _table(values: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:

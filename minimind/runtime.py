@@ -5,6 +5,7 @@ that `minimind --help` stays fast.
 """
 
 import ctypes
+import getpass
 import hashlib
 import json
 import math
@@ -129,7 +130,14 @@ def _cpu_quotas(cgroups: Path) -> Iterator[float]:
 
 def host() -> dict[str, Any]:
     """What a reader of a manifest wants to know of the machine."""
-    return {"name": platform.node(), "system": platform.platform(), "cores": cpu_count()}
+    return {"name": platform.node(), "system": platform.platform(), "cores": cpu_count(), **_user()}
+
+
+def _user() -> dict[str, str]:
+    """Who runs this; nothing where the system does not say, as in a container whose user has no name."""
+    with suppress(KeyError, OSError, ImportError):
+        return {"user": getpass.getuser()}
+    return {}
 
 
 def libraries() -> dict[str, str]:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from minimind.artifact import Artifact
-from minimind.evaluate.report import PUBLISH
+from minimind.evaluate.card.report import PUBLISH
 from minimind.evaluate.stage import EVALUATE
+from tasks.gate import pass_gate, refusal
 from tasks.stage import Pipeline
 
 
@@ -16,10 +17,22 @@ def evaluate(run: Pipeline, models: Mapping[str, Artifact], data: Mapping[str, A
 def publish(
     run: Pipeline, models: Mapping[str, Artifact], evaluation: Artifact, data: Mapping[str, Artifact]
 ) -> Artifact:
-    """Write the report card and give the chosen model its name."""
+    """Write the report card, and make the chosen model the champion if the gate lets it past.
+
+    Raises GateError where it does not; `@candidate` and the card are there then too. A point of a sweep is not handed
+    out, and is often worse than one before it: there a refusal is only said.
+    """
     inputs = {**models, "evaluation": evaluation, **_known(PUBLISH, data)}
-    published = run.stage(PUBLISH, run.recipe.publish, inputs)
-    run.name_champions([published, *models.values()])
+    published = run.stage(PUBLISH, run.recipe.publish_config(), inputs)
+    if run.planning:
+        return published
+    verdict = pass_gate(run, published)
+    if verdict.passed:
+        run.name_champions([published, *models.values()])
+    elif "sweep" in run.context:
+        run.display.warn(f"the gate: {verdict.reason}")
+    else:
+        raise refusal(verdict, published, run.tracker)
     return published
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -75,7 +76,7 @@ def pipeline(
         runtime.end_with_parent()  # a runner or worker that is killed takes its flow runs with it
     with run.store.in_use():
         run.tracker = _connect(run)
-        run.context = _context(run)
+        run.context = _context(run, _options(recipe, data, overrides or ()))
         if part := _part.get():
             part.runs.append(run)
             run.context |= part.context
@@ -156,10 +157,17 @@ def _connect(run: Pipeline) -> Tracker | None:
     return tracker
 
 
-def _context(run: Pipeline) -> dict[str, str]:
+def _options(recipe: str, data: str | None, overrides: Sequence[str]) -> str:
+    """What was asked for, as it would be typed."""
+    words = ["--recipe", recipe, *(["--data", data] if data else [])]
+    return shlex.join([*words, *(word for override in overrides for word in ("-o", override))])
+
+
+def _context(run: Pipeline, options: str) -> dict[str, str]:
     facts = {
         "recipe": run.recipe.name,
         "data": run.spec.name,
+        "options": options,
         "pipeline": run.name,
         "git_commit": runtime.git_commit() or "",
         "prefect_run": prefect_link(),

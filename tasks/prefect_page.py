@@ -23,8 +23,8 @@ from prefect.context import FlowRunContext
 from minimind.artifact import Artifact, open_artifact
 from minimind.data.wording import duration
 from minimind.errors import MiniMindError
-from minimind.evaluate.charts import draw_loss
-from minimind.evaluate.collect import training_of
+from minimind.evaluate.card.charts import draw_loss
+from minimind.evaluate.card.collect import training_of
 from minimind.events import Event
 from tasks.registry import Registration, noted
 from tasks.running import PREFECT_FAILURES

@@ -7,6 +7,7 @@ figures and location.
 import logging
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,16 @@ class Registry(Runs):
     def set_alias(self, name: str, alias: str, uri: str) -> None:
         """Point `models:/<name>@<alias>` at a version, given as `models:/<name>/<version>`."""
         self.client.set_registered_model_alias(name, alias, uri.rpartition("/")[2])
+
+    def fingerprint_of(self, uri: str) -> str:
+        """The fingerprint of what was registered as a version. Raises MissingError."""
+        return self._version(uri).tags.get("fingerprint", "")
+
+    def tag_version(self, uri: str, tags: Mapping[str, str]) -> None:
+        """Write tags on a version, given as `models:/<name>/<version>`; in the place of those of the same names."""
+        name, _, version = uri.removeprefix("models:/").partition("/")
+        for key, value in tags.items():
+            self.client.set_model_version_tag(name, version, key, value[:5000])
 
     def alias_of(self, name: str, alias: str) -> str | None:
         """The URI of the version an alias of a name points at; None where the name or the alias is not there."""

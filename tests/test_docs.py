@@ -27,8 +27,9 @@ from minimind.data.documents import SCHEMAS, RowKind
 from minimind.data.reading.sources import SourceConfig
 from minimind.data.rules.settings import CleanRules
 from minimind.data.spec import DataSpec
-from minimind.evaluate.card import Report
-from minimind.evaluate.config import EvaluateConfig, PublishConfig
+from minimind.evaluate.card.card import Report
+from minimind.evaluate.config import EvaluateConfig, GateConfig, PublishSection
+from minimind.evaluate.gate import Verdict
 from minimind.evaluate.results import Evaluation
 from minimind.events import Event
 from minimind.infer.batch_figures import PieceFigures
@@ -60,7 +61,8 @@ SECTIONS: dict[str, type[Config]] = {
     "`[lora]`": LoraConfig,
     "`[distill]`": DistillSection,
     "`[evaluate]`": EvaluateConfig,
-    "`[publish]`": PublishConfig,
+    "`[gate]`": GateConfig,
+    "`[publish]`": PublishSection,
 }
 """Heading in docs/path.md → the class whose keys its table lists."""
 FILES: dict[type[Config], tuple[str, ...]] = {
@@ -74,6 +76,7 @@ FILES: dict[type[Config], tuple[str, ...]] = {
     Report: ("report.json", "evaluation.json"),
     Comparison: ("Sweeps",),
     Registration: ("Registry notes",),
+    Verdict: ("Verdicts",),
     PieceFigures: ("Answers",),
 }
 """What is in a file → where in docs/formats.md its fields are."""

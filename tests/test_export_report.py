@@ -7,7 +7,7 @@ from test_export_card import card_of
 from test_report import artifacts, evaluation, published, report, store  # noqa: F401  fixtures
 
 from minimind.artifact import Artifact
-from minimind.evaluate.card import Report
+from minimind.evaluate.card.card import Report
 from minimind.export.source import open_source
 
 
@@ -19,10 +19,13 @@ def test_figures_are_the_report_cards_and_say_on_what_they_were_measured(
 ) -> None:
     """A number without its text and its baseline says nothing."""
     card = card_of(published, tmp_path / "out")
-    result = report.evaluation.models[report.published]
-    assert f"bits per byte | {result.score.bits_per_byte:.3f} |" in card
-    assert f"{result.score.documents:,} documents" in card and f"{report.evaluation.baselines.ngram:.3f}" in card
-    assert result.preference is not None and f"{result.preference.pairs:,} pairs; chance is 50 %" in card
+    bits, pairs = (report.evaluation.models[report.published].tasks[name] for name in ("text", "preference"))
+    row = next(line for line in card.splitlines() if line.startswith("| text | bits per byte |"))
+    assert f"| {bits.figures['bits_per_byte'].value:.3f} |" in row and f"| {bits.n} |" in row
+    ngram = report.evaluation.tasks["text"].ngram["bits_per_byte"].value
+    assert f"a byte 6-gram: {ngram:.3f}" in row
+    row = next(line for line in card.splitlines() if line.startswith("| preference | accuracy |"))
+    assert f"| {pairs.n} |" in row and "chance: 50.0 %" in row
     assert "Of the training itself" not in card
     assert published.fingerprint in card
     assert all(fingerprint in card for fingerprint in published.manifest.parents.values())
@@ -40,4 +43,5 @@ def test_a_model_that_a_report_measured_has_its_own_figures(
     other = next(name for name in report.evaluation.models if name != report.published)
     source = open_source(artifacts[other].dir)
     assert source.report is not None and source.result == report.evaluation.models[other]
-    assert f"{source.result.score.bits_per_byte:.3f} |" in card_of(artifacts[other], tmp_path / "out")
+    assert source.result.bits_per_byte is not None
+    assert f"{source.result.bits_per_byte.value:.3f} |" in card_of(artifacts[other], tmp_path / "out")

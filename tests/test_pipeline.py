@@ -83,7 +83,10 @@ max_documents = 10
 max_pairs = 10
 answer_tokens = 4
 prompts = ["Say cat"]
+built_in = ["tools"]
 resamples = 100
+[gate]
+enabled = false
 """
 SPEC = """
 validation_fraction = 0.1
@@ -376,9 +379,10 @@ def test_a_stage_goes_on_downstream_only_if_asked(parameters: dict[str, str], pu
 
 def test_a_champion_is_what_was_promoted(parameters: dict[str, str], published: str, tracker: Tracker):
     first = tracker.resolve("models:/minimind-lora/1", Store())
-    before, now = promote("models:/minimind-lora/1")
-    assert now == "models:/minimind-lora/1" and before is not None
+    done = promote("models:/minimind-lora/1", force=True)
+    assert done.now == "models:/minimind-lora/1" and done.before is not None
     assert tracker.resolve("models:/minimind-lora@champion", Store()).fingerprint == first.fingerprint
-    assert promote(str(first.dir)) == (now, now)
+    again = promote(str(first.dir))
+    assert (again.before, again.now) == (done.now, done.now)
     with pytest.raises(ConfigError, match="is a tokenizer, not a model"):
         promote("models:/minimind-tokenizer/1")

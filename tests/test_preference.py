@@ -1,107 +1,96 @@
-"""Preference accuracy and DPO's implicit reward."""
+"""Preference accuracy, DPO's implicit reward, and the loss on the assistant's words of held-out chats."""
+
+import math
 
 import numpy as np
 import pytest
 import torch
+from engine_parts import tiny_model
 
-from minimind.errors import DataError
-from minimind.evaluate.preference import (
-    PairLogProbs,
-    pair_log_probs,
-    preference_score,
-    reward_score,
-    usable_pairs,
-    wilson,
-)
-from minimind.evaluate.scoring import LogProbs
-from minimind.model.config import ModelConfig
+from minimind.evaluate.baseline import fit_ngram
+from minimind.evaluate.dialogue import Chats
+from minimind.evaluate.intervals import Resampling, Values
+from minimind.evaluate.material import Facts, Ngrams, Subject
+from minimind.evaluate.preference import Pairs, reward_score
 from minimind.model.transformer import Transformer
-from minimind.tokens.token_set import TokenSet, TokensInfo
-
-VOCABULARY = 61
-CONFIG = ModelConfig(vocab_size=VOCABULARY, hidden_size=32, num_layers=1, num_heads=2, ffn_size=48, max_positions=64)
-LENGTHS = [12, 9, 20, 31, 7, 8]
+from minimind.tokens.chat import render
+from minimind.tokens.tokenizer import Tokenizer
 
 
-@pytest.fixture(scope="module")
-def pairs() -> TokenSet:
-    """Three pairs of random conversations; the tokens from the fifth on are trained."""
-    rng = np.random.default_rng(0)
-    tokens = np.append(rng.integers(0, VOCABULARY, sum(LENGTHS)), 0).astype("<u2")
-    trained = np.concatenate([np.arange(length) >= 5 for length in LENGTHS] + [[False]]).astype("u1")
-    info = TokensInfo(
-        rows="preference",
-        dtype="<u2",
-        vocab_size=VOCABULARY,
-        documents=6,
-        tokens=sum(LENGTHS),
-        trained_tokens=int(trained.sum()),
-        bytes=100,
-        tokenizer="",
-    )
-    rows, offsets = np.arange(6) // 2, np.cumsum([0, *LENGTHS])
-    return TokenSet("preference", tokens, offsets, rows, np.full(6, 9), trained, info)
+def chat(*contents: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(contents)]
+
+
+CHOSEN = [
+    chat("Who reads?", "She reads one page."),
+    chat("a", "b", "水？", "水是生命的源头。"),
+    chat("x", "quiet river"),
+]
+REJECTED = [chat("Who reads?", "no"), chat("a", "b", "水？", "不知道"), chat("x", "quiet river")]
 
 
 @pytest.fixture(scope="module")
-def model() -> Transformer:
-    return Transformer(CONFIG, seed=2)
+def subject(tokenizer: Tokenizer) -> Subject:
+    return Subject(tiny_model(tokenizer.vocab_size), tokenizer, context=256, batch_tokens=64, precision="fp32")
 
 
-def made_up(chosen: list[float], rejected: list[float], *, counts: int = 1) -> PairLogProbs:
-    sides = (LogProbs(np.array(sums), np.full(len(sums), counts)) for sums in (chosen, rejected))
-    return PairLogProbs(*sides)
+def facts(count: int) -> list[Facts]:
+    return [Facts(str(number)) for number in range(count)]
 
 
-def test_only_trained_tokens_of_whole_conversations_count(model: Transformer, pairs: TokenSet):
+def slow(model: Transformer, ids: list[int], wanted: list[bool]) -> float:
+    """Σ log p of the wanted tokens in float64, the whole conversation through the model once."""
+    exact = Transformer(model.config, compute_dtype=torch.float64).double()
+    exact.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        log_probs_TV = torch.log_softmax(exact(torch.tensor([ids]))[0].double(), -1)
+    return sum(float(log_probs_TV[t - 1, ids[t]]) for t in range(1, len(ids)) if wanted[t])
+
+
+def test_only_the_last_answer_of_a_pair_counts(subject: Subject):
     """The question is the same on both sides and must not add noise; the answer is read after all of it."""
-    scored = pair_log_probs(model, pairs, pairs=[0, 1, 2], batch_tokens=32)
-    for pair in range(3):
-        for side, document in ((scored.chosen, 2 * pair), (scored.rejected, 2 * pair + 1)):
-            ids = torch.tensor(pairs.document(document).astype(np.int64))
-            with torch.inference_mode():
-                log_probs_TV = torch.log_softmax(model(ids[None])[0].double(), -1)
-            wanted = sum(float(log_probs_TV[t - 1, ids[t]]) for t in range(5, len(ids)))
-            assert side.sums[pair] == pytest.approx(wanted, abs=1e-4)
-            assert side.counts[pair] == len(ids) - 5
-
-
-def test_accuracy_counts_margins_above_zero():
-    """Sums decide; the accuracy per token is told apart from it; a tie is no preference."""
-    scored = PairLogProbs(
-        LogProbs(np.array([-10.0, -6.0, -3.0, -5.0]), np.array([10, 2, 1, 5])),
-        LogProbs(np.array([-8.0, -9.0, -4.0, -5.0]), np.array([2, 9, 1, 5])),
-    )
-    score = preference_score(scored, skipped=3)
-    assert (score.pairs, score.skipped, score.accuracy, score.normalised_accuracy) == (4, 3, 0.5, 0.5)
-    assert score.margin == pytest.approx((-2 + 3 + 1 + 0) / 4)
-    assert score.interval == wilson(2, 4) and 0.5 in score.interval
+    measured = Pairs("preference", "made up", facts(3), CHOSEN, REJECTED).measure(subject)
+    for number, sides in enumerate(zip(CHOSEN, REJECTED, strict=True)):
+        rendered = [render(side, subject.tokenizer, last_turn_only=True) for side in sides]
+        sums = [slow(subject.model, one.ids, one.trained) for one in rendered]
+        assert measured["margin"].values[number] == pytest.approx(sums[0] - sums[1], abs=1e-4)
+        means = [total / sum(one.trained) for total, one in zip(sums, rendered, strict=True)]
+        assert measured["accuracy"].values[number] == (0.5 if number == 2 else float(sums[0] > sums[1]))
+        assert measured["accuracy_per_token"].values[number] == (0.5 if number == 2 else float(means[0] > means[1]))
 
 
 def test_reward_is_the_margin_gained_over_the_reference():
-    """A policy equal to its reference has learnt nothing: no pair counts, whatever its own accuracy."""
-    reference = made_up([-1.0, -1.0, -5.0], [-2.0, -2.0, -4.0])
-    assert reward_score(reference, reference, name="sft").accuracy == 0
-    policy = made_up([-1.0, -3.0, -4.0], [-3.0, -2.0, -4.0])
-    reward = reward_score(policy, reference, name="sft")
-    assert reward.accuracy == pytest.approx(2 / 3) and reward.margin == pytest.approx((1 - 2 + 1) / 3)
-    assert reward.reference == "sft"
+    """A policy equal to its reference has learnt nothing: half a point for every pair, whatever its own accuracy."""
+    reference = Values.of(np.array([1.0, -3.0, 2.0]))
+    draws = Resampling(100)
+    assert reward_score(reference, reference, name="sft", resampling=draws).accuracy == 0.5
+    policy = Values.of(np.array([2.0, -5.0, 3.0]))
+    reward = reward_score(policy, reference, name="sft", resampling=draws)
+    assert reward.accuracy == pytest.approx(2 / 3) and reward.margin == 0 and reward.reference == "sft"
 
 
-def test_wilson_interval_has_the_published_values():
-    """Textbook values, and no interval outside 0 … 1 at the edges."""
-    assert (wilson(5, 10).low, wilson(5, 10).high) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert (wilson(0, 10).low, wilson(0, 10).high) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert wilson(10, 10).high == pytest.approx(1.0) and wilson(90, 100).low == pytest.approx(0.8256, abs=1e-4)
+def test_answers_alone_are_scored_and_specials_are_no_bytes(subject: Subject):
+    """The loss of SFT on chats never seen: <|im_end|> is learnt, so it counts as a token, but it spells no byte."""
+    measured = Chats("chat", "made up", facts(3), CHOSEN).measure(subject)
+    special = subject.tokenizer.specials.named()
+    for number, conversation in enumerate(CHOSEN):
+        rendered = render(conversation, subject.tokenizer)
+        words = [flag and index not in special for index, flag in zip(rendered.ids, rendered.trained, strict=True)]
+        nats, bits = measured["nats_per_token"], measured["bits_per_byte"]
+        assert nats.values[number] == pytest.approx(-slow(subject.model, rendered.ids, rendered.trained), abs=1e-4)
+        assert nats.weights[number] == sum(rendered.trained)
+        wanted = -slow(subject.model, rendered.ids, words) / math.log(2)
+        assert bits.values[number] == pytest.approx(wanted, abs=1e-4)
+        said = [turn["content"] for turn in conversation if turn["role"] == "assistant"]
+        assert bits.weights[number] == sum(len(content.encode("utf-8")) for content in said)
 
 
-def test_pairs_with_a_side_too_long_are_left_out(pairs: TokenSet):
-    """A cut answer is another answer, so such a pair is skipped whole."""
-    assert usable_pairs(pairs, max_tokens=20).tolist() == [0, 2]
-    assert usable_pairs(pairs, max_tokens=31).tolist() == [0, 1, 2]
-
-
-def test_no_pairs_is_an_error_not_a_zero():
-    """0 of 0 must not look like a bad model."""
-    with pytest.raises(DataError, match="no pair"):
-        preference_score(made_up([], []))
+def test_an_ngram_prefers_what_it_has_read():
+    """The counting baseline is measured on the same pairs and chats as the models."""
+    ngram = fit_ngram([b"Who reads?\nShe reads one page."] * 4 + ["水是生命的源头。".encode()], order=6)
+    pairs = Pairs("preference", "made up", facts(3), CHOSEN, REJECTED).baseline(Ngrams(chat=ngram))
+    assert pairs["accuracy"].values.tolist()[2] == 0.5
+    chats = Chats("chat", "made up", facts(2), [CHOSEN[0], REJECTED[1]]).baseline(Ngrams(chat=ngram))
+    bits = chats["bits_per_byte"].values / chats["bits_per_byte"].weights
+    assert bits[0] < 1 < bits[1]
+    assert chats["bits_per_byte"].weights.tolist() == [19, 1 + len("不知道".encode())]

@@ -1,7 +1,7 @@
 """The commands that run, list and repair, and the one place where errors become exit codes.
 
-A user's mistake is one line on stderr and exit code 2; a stage that failed is exit code 1; Ctrl-C is 130
-and leaves a state that can be resumed.
+A user's mistake is one line on stderr and exit code 2; a stage that failed is exit code 1; a model that the gate
+refuses is 3; Ctrl-C is 130 and leaves a state that can be resumed.
 """
 
 import logging
@@ -17,6 +17,7 @@ from rich.console import Console
 from minimind.cli import (
     data,
     estimate,
+    evaluate,
     export,
     forget,
     housekeeping,
@@ -24,6 +25,7 @@ from minimind.cli import (
     lineage,
     models,
     node,
+    report,
     serve,
     sweep,
     tokenizer,
@@ -43,6 +45,7 @@ data.app.command()(inspect.show)
 app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(verify.app, name="verify")
+app.add_typer(report.app, name="report")
 
 OF_DATA = (
     "; only the pipeline, ingest, clean and shard read a data spec: `minimind run shard --data …` makes its corpus the "
@@ -157,6 +160,7 @@ app.command()(estimate.estimate)
 app.command()(sweep.sweep)
 app.command()(models.chat)
 app.command()(models.generate)
+app.command("eval")(evaluate.evaluate)
 app.command()(serve.serve)
 app.command()(ui.ui)
 app.command()(export.export)
@@ -180,19 +184,6 @@ app.command()(housekeeping.sync)
 def runs(count: Annotated[int, typer.Option("--count", "-n", help="How many.")] = 20, as_json: AsJson = False) -> None:
     """List the newest runs. Example: `minimind runs -n 5`"""
     local().runs(console, count=count, as_json=as_json)
-
-
-@app.command()
-def report(as_json: AsJson = False) -> None:
-    """Print the newest report card. Example: `minimind report --json`"""
-    card = local().newest_report()
-    if as_json:
-        console.print_json((card.dir / "report.json").read_text(encoding="utf-8"))
-        return
-    from rich.markdown import Markdown
-
-    console.print(Markdown((card.dir / "report.md").read_text(encoding="utf-8")))
-    console.print(f"\n{card.dir / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 def _given(parameters: list[str] | None, **options: Any) -> dict[str, Any]:

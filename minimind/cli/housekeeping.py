@@ -2,14 +2,16 @@
 
 from collections import Counter
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.table import Table
 
 from minimind.cli.inspect import find
+from minimind.cli.report import print_verdict, verdict_facts
 from minimind.cli.shared import AsJson, console, local
 from minimind.data.wording import size
+from minimind.errors import ConfigError, GateError
 
 if TYPE_CHECKING:
     from minimind.housekeeping import Plan
@@ -71,11 +73,34 @@ def unpin(artifact: ArtifactArgument) -> None:
 
 def promote(
     model: Annotated[str, typer.Argument(help="A registry URI (models:/…), a directory, or chat, dpo, sft, lora, …")],
+    force: Annotated[bool, typer.Option("--force", help="Also where the gate refuses it; that is recorded.")] = False,
+    reason: Annotated[str, typer.Option(help="Why it is forced.")] = "",
+    recipe: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--recipe", "-r", help="Whose [gate] counts, in the place of the one the model was made with."),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Point `@champion` at a model; the newest of a name is its `@candidate`. Example: `minimind promote dpo`"""
-    before, now = local().promote(model)
-    words = "it was already" if before == now else f"before it was {before}" if before else "the first of its name"
-    console.print(f"@champion is {now}; {words}", highlight=False)
+    """Point `@champion` at a model if the gate lets it past; exit code 3 where it does not.
+
+    Examples: `minimind promote dpo`, `minimind promote models:/minimind-chat/2 --force --reason "for the demo"`
+    """
+    if reason and not force:
+        raise ConfigError("--reason says why a model is forced; give it together with --force")
+    done = local().promote(model, force=force, reason=reason, recipe=recipe)
+    if as_json:
+        facts = {"name": done.name, "before": done.before, "champion": done.now, "gate": done.gate}
+        console.print_json(data=facts | {"verdict": verdict_facts(done.verdict)})
+    else:
+        print_verdict(done.verdict)
+        console.print(f"by [gate] of {done.gate}", highlight=False, markup=False)
+    if done.verdict.state == "refused":
+        stays = f"stays {done.now}" if done.now else "is still nothing"
+        raise GateError(f"the gate refuses it; @champion of {done.name} {stays}. --force promotes it all the same")
+    if not as_json:
+        before = f"before it was {done.before}" if done.before else "the first of its name"
+        words = "it was already" if done.before == done.now else before
+        console.print(f"@champion is {done.now}; {words}", highlight=False)
 
 
 def sync() -> None:

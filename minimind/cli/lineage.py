@@ -127,6 +127,15 @@ def _print_comparison(found: "Comparison") -> None:
     if found.same:
         console.print("the same artifact")
         return
+    print_origins(found)
+    table = Table("figure", "before", "after", "change", title="figures", title_justify="left")
+    for name, (old, new) in found.figures.items():
+        table.add_row(name, _short(old), _short(new), _change(old, new))
+    console.print("\n", table)
+
+
+def print_origins(found: "Comparison") -> None:
+    """What differs in how two artifacts were made: settings, data, code and libraries, stage by stage."""
     for difference in found.differences:
         console.print(f"\n[bold]{difference.label}[/bold]")
         for line in difference.lines:
@@ -137,10 +146,6 @@ def _print_comparison(found: "Comparison") -> None:
         console.print("\n[bold]libraries[/bold]")
         for name, (old, new) in found.libraries.items():
             console.print(f"  {name}: {old} → {new}", highlight=False)
-    table = Table("figure", "before", "after", "change", title="figures", title_justify="left")
-    for name, (old, new) in found.figures.items():
-        table.add_row(name, _short(old), _short(new), _change(old, new))
-    console.print("\n", table)
 
 
 def _short(value: Any) -> str:

@@ -10,8 +10,7 @@ from minimind.evaluate.results import Answer
 from minimind.infer.engine import Engine
 from minimind.infer.generate import complete_all, prompt_ids
 from minimind.infer.sampling import Sampling
-
-GRAM = 4
+from minimind.tokens.repetition import repetition_rate
 
 
 def answer_prompts(engine: Engine, prompts: Sequence[str], *, max_tokens: int, chat: bool) -> list[Answer]:
@@ -29,9 +28,3 @@ def answer_prompts(engine: Engine, prompts: Sequence[str], *, max_tokens: int, c
         )
         for number, prompt in enumerate(prompts)
     ]
-
-
-def repetition_rate(tokens: Sequence[int]) -> float:
-    """The share of 4-grams that occurred before in the same answer; 0 for fewer than four tokens."""
-    grams = [tuple(tokens[i : i + GRAM]) for i in range(len(tokens) - GRAM + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0

@@ -55,14 +55,25 @@ class ByteNgram:
             p = weights + _look_up(level.contexts, level.backoffs, grams >> BITS, default=1.0) * p
         return p
 
-    def bits(self, documents: Sequence[bytes]) -> np.ndarray:
-        """The code length of each document in bits."""
+    def byte_bits(self, documents: Sequence[bytes]) -> np.ndarray:
+        """The code length of every byte of `documents`, in their order, in bits."""
         keys = _keys(documents, self.order)
-        log2 = np.concatenate(
+        return -np.concatenate(
             [np.log2(self.probabilities(keys[i : i + CHUNK])) for i in range(0, len(keys), CHUNK)] or [np.zeros(0)]
         )
-        ends = np.cumsum([len(document) for document in documents])
-        return -np.diff(np.concatenate([[0.0], np.cumsum(log2)])[np.concatenate([[0], ends]).astype(np.int64)])
+
+    def bits(self, documents: Sequence[bytes]) -> np.ndarray:
+        """The code length of each document in bits."""
+        return self.bits_behind([(b"", document) for document in documents])
+
+    def bits_behind(self, pairs: Sequence[tuple[bytes, bytes]]) -> np.ndarray:
+        """The code length of the second of each pair, where the first stands before it, in bits."""
+        near = [before[len(before) - self.order + 1 :] if len(before) >= self.order else before for before, _ in pairs]
+        bits = self.byte_bits([before + text for before, (_, text) in zip(near, pairs, strict=True)])
+        lengths = np.array([[len(before), len(text)] for before, (_, text) in zip(near, pairs, strict=True)], np.int64)
+        ends = np.cumsum(lengths.reshape(-1, 2).ravel())
+        sums = np.diff(np.concatenate([[0.0], np.cumsum(bits)])[np.concatenate([[0], ends])])
+        return sums[1::2]
 
 
 def fit_ngram(documents: Sequence[bytes], *, order: int = 6) -> ByteNgram:

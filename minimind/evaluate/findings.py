@@ -1,89 +1,163 @@
-"""What an evaluation gives reason to warn of, in plain words. The thresholds are named here and nowhere else."""
+"""What an evaluation gives reason to warn of, in plain words, with what to do. The thresholds are named here.
 
-from collections.abc import Iterator
+Not here: what curves and sources give reason to warn of (`card_trainings`, `card_data`), and what holds a model up
+(`gate`).
+"""
 
-from minimind.evaluate.results import Evaluation, ModelResult
+from collections.abc import Iterator, Mapping
+
+from minimind.evaluate.results import METRICS, Evaluation, Figure, ModelResult, TaskResult
 
 CHANCE = 0.5
 DRIFT = 0.02
-"""Bits per byte a stage after sft may lose against it: more is forgetting."""
+"""Bits per byte a stage after sft may lose against it: more is forgetting, if it leaves the interval of sft as well."""
 FORGETTING = 0.1
 """Bits per byte of plain text that sft may lose against pretrain before it is worth a word."""
-LEAK = 0.85
+REPEATS = 0.85
 """xz, given the training text, against the n-gram: 0.93 on a clean split, 0.74 with a quarter of it copied."""
 REPETITION = 0.3
 """Share of repeated 4-grams above which answers read as loops; people's prose stays below 0.05."""
 FEW_STOPS = 0.5
 FEW_PAIRS = 100
 """Fewer pairs than this leave an interval of ± 10 points and more."""
+FEW_ITEMS = 25
+"""Fewer items than this leave an interval of ± 20 points and more."""
+SEEN = 0.01
+"""Share of a task's items that trainings may have seen: as much moves a share by a point at most."""
+HELD_OUT = ("text", "chat", "preference")
+"""The tasks that are rows of the corpora."""
 
 
 def findings(evaluation: Evaluation) -> list[str]:
     """Warnings about the models, the worst first; what is true of several is said once."""
-    return [*_of_text(evaluation), *_of_preferences(evaluation), *_of_answers(evaluation)]
+    return [
+        *_of_text(evaluation),
+        *_of_leaks(evaluation),
+        *_of_preferences(evaluation),
+        *_of_answers(evaluation),
+        *_of_sizes(evaluation),
+    ]
 
 
 def _of_text(evaluation: Evaluation) -> Iterator[str]:
-    baselines, models = evaluation.baselines, evaluation.models
-    bits = {name: result.score.bits_per_byte for name, result in models.items()}
-    # A chat model is judged by what it forgot, below; only what learnt to continue text competes with counting.
-    judged = ["pretrain"] if "pretrain" in bits else list(bits)
-    worse = [f"{name} ({bits[name]:.3f})" for name in judged if bits[name] > baselines.ngram]
-    if worse:
+    bits = {name: found for name, result in evaluation.models.items() if (found := result.bits_per_byte)}
+    yield from _against_counting(evaluation, bits)
+    if {"pretrain", "sft"} <= set(bits) and (drift := _drift(bits, "sft", "pretrain")) > FORGETTING:
         yield (
-            f"Worse than counting: a byte {baselines.ngram_order}-gram needs {baselines.ngram:.3f} bits per byte of "
-            f"validation text, more is needed by {_listed(worse)}. Train longer, or on more text."
+            f"Forgetting: sft needs {drift:.0%} more bits per byte of plain text than pretrain; it learnt to answer "
+            "and forgot some of the text. That is usual; where plain text matters too, lower `sft.lr`."
         )
-    if baselines.xz_after_train < LEAK * baselines.ngram:
-        yield (
-            f"The validation text repeats long passages of the training text: xz, which only finds repeats, needs "
-            f"{baselines.xz_after_train:.3f} bits per byte, less than the {baselines.ngram_order}-gram. Bits per byte "
-            "flatter a model that learns by heart; split by larger groups or remove near duplicates."
-        )
-    if {"pretrain", "sft"} <= set(bits) and (drift := bits["sft"] / bits["pretrain"] - 1) > FORGETTING:
-        yield (
-            f"sft needs {drift:.0%} more bits per byte of plain text than pretrain: it learnt to answer and forgot "
-            "some of the text. That is usual; where plain text matters too, lower sft.lr."
-        )
-    for name in ("dpo", "lora"):
-        if name in bits and "sft" in bits and (drift := bits[name] / bits["sft"] - 1) > DRIFT:
+    for name in (name for name in ("dpo", "lora") if {name, "sft"} <= set(bits)):
+        drift = _drift(bits, name, "sft")
+        if drift > DRIFT and bits[name].value > bits["sft"].interval.high:
             yield (
-                f"{name} lost {drift:.1%} in bits per byte against sft, from which it was trained: it forgets "
-                f"the language. Lower {name}.lr."
+                f"Drift: {name} lost {drift:.1%} in bits per byte against sft, from which it was trained; it forgets "
+                f"the language. Lower `{name}.lr`."
             )
 
 
-def _of_preferences(evaluation: Evaluation) -> Iterator[str]:
-    scored = {name: result.preference for name, result in evaluation.models.items() if result.preference}
-    dpo = evaluation.models.get("dpo")
-    if dpo and dpo.preference and CHANCE in dpo.preference.interval:
-        found = dpo.preference
+def _against_counting(evaluation: Evaluation, bits: Mapping[str, Figure]) -> Iterator[str]:
+    text, baselines = evaluation.tasks.get("text"), evaluation.baselines
+    ngram = text.ngram.get("bits_per_byte") if text else None
+    if ngram is None or baselines is None:
+        return
+    # A chat model is judged by what it forgot; only what learnt to continue text competes with counting.
+    judged = ["pretrain"] if "pretrain" in bits else list(bits)
+    worse = [f"{name} ({bits[name].value:.3f})" for name in judged if bits[name].value > ngram.value]
+    if worse:
         yield (
-            f"dpo prefers the better answer in {found.accuracy:.1%} of {found.pairs} pairs (95 % interval "
-            f"{found.interval.low:.1%} to {found.interval.high:.1%}): that may be chance."
+            f"Worse than counting: a byte {baselines.ngram_order}-gram needs {ngram.value:.3f} bits per byte of "
+            f"held-out text, more is needed by {_listed(worse)}. Train longer, or on more text."
+        )
+    if baselines.xz_after_train is not None and baselines.xz_after_train < REPEATS * ngram.value:
+        yield (
+            "Repeated text: the held-out text has long passages of the training text. xz, which only finds repeats, "
+            f"needs {baselines.xz_after_train:.3f} bits per byte, less than the {baselines.ngram_order}-gram. Bits per "
+            "byte flatter a model that learns by heart; split by larger groups or remove near duplicates."
+        )
+
+
+def _drift(bits: Mapping[str, Figure], after: str, before: str) -> float:
+    return bits[after].value / bits[before].value - 1
+
+
+def _of_leaks(evaluation: Evaluation) -> Iterator[str]:
+    """Once a task: the models that saw its items, and what the last of them gets without those."""
+    for task in evaluation.tasks:
+        seen = {
+            name: found
+            for name, result in evaluation.models.items()
+            if (found := result.tasks.get(task)) and found.leaked and found.leaked >= SEEN * found.n
+        }
+        if not seen:
+            continue
+        last, found = list(seen.items())[-1]
+        counts = {one.leaked for one in seen.values()}
+        how_many = f"{found.leaked}" if len(counts) == 1 else f"up to {max(count or 0 for count in counts)}"
+        cure = (
+            "Split by larger groups, or remove near duplicates."
+            if task in HELD_OUT
+            else "Name the file in `evaluation` of the data spec, and train again."
+        )
+        yield (
+            f"Seen before: {how_many} of {found.n} items of {task} stand in what {_listed(list(seen))} "
+            f"{'was' if len(seen) == 1 else 'were'} trained on{_without(last, found)}. {cure}"
+        )
+
+
+def _without(name: str, found: TaskResult) -> str:
+    """What is left of a figure on items that were not seen."""
+    clean = found.clean.get(found.leading)
+    if clean is None:
+        return ", so its figures say nothing of new ones"
+    metric, value = METRICS[found.leading], found.figures[found.leading].value
+    before, after = (f"{one:.1%}" if metric.is_share else f"{one:.3f}" for one in (value, clean.value))
+    return f"; on the {clean.n} others {metric.title} of {name} is {after} instead of {before}"
+
+
+def _of_preferences(evaluation: Evaluation) -> Iterator[str]:
+    dpo = evaluation.models.get("dpo")
+    if dpo and (found := dpo.preference) and found.interval.low <= CHANCE:
+        yield (
+            f"No better than chance: dpo prefers the better answer in {found.value:.1%} of {found.n} pairs (95 % "
+            f"interval {found.interval.low:.1%} to {found.interval.high:.1%}). Give it more or clearer pairs, or "
+            "train longer."
         )
     if dpo and dpo.reward and dpo.reward.interval.low <= CHANCE:
         yield (
-            f"dpo moved towards the better answer in {dpo.reward.accuracy:.1%} of pairs against "
-            f"{dpo.reward.reference}: no evidence yet that preference training went in the right direction."
+            f"No evidence of learning: dpo moved towards the better answer in {dpo.reward.accuracy:.1%} of pairs "
+            f"against {dpo.reward.reference}. Raise `dpo.lr`, or give it more pairs."
         )
-    pairs = max((score.pairs for score in scored.values()), default=FEW_PAIRS)
-    if pairs < FEW_PAIRS:
-        yield f"Preference accuracy rests on {pairs} pairs only: its intervals are wide."
 
 
 def _of_answers(evaluation: Evaluation) -> Iterator[str]:
     answered: dict[str, ModelResult] = {name: result for name, result in evaluation.models.items() if result.answers}
     loops = [f"{name} ({result.repetition:.0%})" for name, result in answered.items() if result.repetition > REPETITION]
     if loops:
-        yield f"Loops in the answers: many 4-grams of tokens had been said before by {_listed(loops)}."
+        yield (
+            f"Loops in the answers: many 4-grams of tokens had been said before by {_listed(loops)}. Train longer; "
+            "until then sample with a `temperature` or a `repetition_penalty`."
+        )
     endless = [
         f"{name} ({result.ended_by_stop:.0%})"
         for name, result in answered.items()
         if name != "pretrain" and result.ended_by_stop < FEW_STOPS
     ]
     if endless:
-        yield f"Few answers end by themselves, most are cut off: {_listed(endless)}."
+        yield (
+            f"Endless answers: few end by themselves, most are cut off: {_listed(endless)}. Train `sft` longer, or on "
+            "shorter answers, or raise `evaluate.answer_tokens`."
+        )
+
+
+def _of_sizes(evaluation: Evaluation) -> Iterator[str]:
+    few = []
+    for name, task in evaluation.tasks.items():
+        counts = [found.n for result in evaluation.models.values() if (found := result.tasks.get(name))]
+        if counts and min(counts) < (FEW_PAIRS if task.kind == "preference" else FEW_ITEMS):
+            few.append(f"{name} ({min(counts)})")
+    if few:
+        yield f"Few items: the intervals are wide where a figure rests on so few: {_listed(few)}. Hold out more rows."
 
 
 def _listed(names: list[str]) -> str:

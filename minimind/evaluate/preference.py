@@ -1,85 +1,82 @@
 """Preference accuracy: does a model find the chosen answer of a pair likelier than the rejected one?
 
-A whole conversation is read, and the log-probabilities of the assistant's tokens are summed, as
+A whole conversation is read, and the log-probabilities of the last answer's tokens are summed, as
 DPO does in training. Sums favour short answers, so the accuracy per token is kept beside them.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
-from minimind.errors import DataError
-from minimind.evaluate.results import Interval, PreferenceScore, RewardScore
-from minimind.evaluate.scoring import LogProbs, document_log_probs
-from minimind.model.transformer import Transformer
-from minimind.tokens.token_set import TokenSet
+from minimind.data.rules.evaluation_sets import Item
+from minimind.evaluate.dialogue import Conversation
+from minimind.evaluate.intervals import Resampling, Values
+from minimind.evaluate.material import Facts, Measured, Ngrams, Subject, joined
+from minimind.evaluate.results import Kind, RewardScore
+from minimind.evaluate.scoring import Documents, document_log_probs
+from minimind.tokens.chat import render_batch
 
 
 @dataclass(frozen=True)
-class PairLogProbs:
-    """What a model thinks of both sides of the same pairs."""
+class Pairs:
+    """Pairs of conversations that differ in their last answer."""
 
-    chosen: LogProbs
-    rejected: LogProbs
+    kind: ClassVar[Kind] = "preference"
+    name: str
+    about: str
+    facts: Sequence[Facts]
+    chosen: Sequence[Conversation]
+    rejected: Sequence[Conversation]
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
-    @property
-    def margins(self) -> np.ndarray:
-        return self.chosen.sums - self.rejected.sums
-
-
-def usable_pairs(token_set: TokenSet, *, max_tokens: int) -> np.ndarray:
-    """The numbers of the pairs of a preference set of which neither side is longer than `max_tokens`."""
-    lengths = np.diff(np.asarray(token_set.offsets))
-    longest = lengths.reshape(-1, 2).max(axis=1) if len(lengths) else np.zeros(0, np.int64)
-    return np.flatnonzero(longest <= max_tokens)
-
-
-def pair_log_probs(
-    model: Transformer, token_set: TokenSet, *, pairs: Sequence[int], batch_tokens: int = 2048
-) -> PairLogProbs:
-    """Score pairs of a preference token set; pair p is its documents 2p (chosen) and 2p + 1 (rejected)."""
-    documents = [document for pair in pairs for document in (2 * pair, 2 * pair + 1)]
-    longest = int(np.diff(np.asarray(token_set.offsets)).max(initial=1))  # whole conversations, no windows
-    scored = document_log_probs(model, token_set, documents=documents, context=longest, batch_tokens=batch_tokens)
-    return PairLogProbs(
-        LogProbs(scored.sums[0::2], scored.counts[0::2]),
-        LogProbs(scored.sums[1::2], scored.counts[1::2]),
-    )
-
-
-def preference_score(scored: PairLogProbs, *, skipped: int = 0) -> PreferenceScore:
-    """The accuracy over scored pairs; a tie is no preference and counts as wrong. Raises DataError without pairs."""
-    pairs = len(scored.margins)
-    if not pairs:
-        raise DataError(
-            "preference accuracy: no pair to score; raise `validation_fraction` of the data spec or max_pair_tokens"
+    def measure(self, subject: Subject) -> Measured:
+        """A tie is no preference: it shares the point."""
+        rendered = render_batch([*self.chosen, *self.rejected], subject.tokenizer, last_turn_only=True)
+        documents = Documents.of([one.ids for one in rendered], [one.trained for one in rendered])
+        scored = document_log_probs(
+            subject.model, documents, context=subject.context, batch_tokens=subject.batch_tokens
         )
-    means = [side.sums / np.maximum(side.counts, 1) for side in (scored.chosen, scored.rejected)]
-    right = int((scored.margins > 0).sum())
-    return PreferenceScore(
-        pairs=pairs,
-        skipped=skipped,
-        accuracy=right / pairs,
-        interval=wilson(right, pairs),
-        normalised_accuracy=float((means[0] > means[1]).mean()),
-        margin=float(scored.margins.mean()),
-    )
+        chosen_P, rejected_P = np.split(scored.sums, 2)
+        means_P = np.split(scored.sums / np.maximum(scored.counts, 1), 2)
+        return {
+            "accuracy": _preferred(chosen_P - rejected_P),
+            "accuracy_per_token": _preferred(means_P[0] - means_P[1]),
+            "margin": Values.of(chosen_P - rejected_P),
+        }
+
+    def baseline(self, ngrams: Ngrams) -> Measured:
+        """The same of an n-gram of the training conversations."""
+        if ngrams.chat is None:
+            return {}
+        bits_P, rejected_P = (
+            ngrams.chat.bits_behind([_before_and_answer(conversation) for conversation in side])
+            for side in (self.chosen, self.rejected)
+        )
+        return {"accuracy": _preferred(rejected_P - bits_P)}
+
+    def chance(self) -> dict[str, float]:
+        return {"accuracy": 0.5, "accuracy_per_token": 0.5}
+
+    def questions(self) -> list[Item]:
+        """What was asked last, and the chosen answer."""
+        return [
+            Item(facts.id, self.name, chosen[-2]["content"] or "", (), chosen[-1]["content"] or "", asks=True)
+            for facts, chosen in zip(self.facts, self.chosen, strict=True)
+        ]
 
 
-def reward_score(policy: PairLogProbs, reference: PairLogProbs, *, name: str) -> RewardScore:
-    """DPO's implicit reward (Rafailov et al. 2023, equation 7, without β) of a policy over reference model `name`."""
-    gains = policy.margins - reference.margins
-    right = int((gains > 0).sum())
-    return RewardScore(
-        reference=name, accuracy=right / len(gains), interval=wilson(right, len(gains)), margin=float(gains.mean())
-    )
+def reward_score(policy: Values, reference: Values, *, name: str, resampling: Resampling) -> RewardScore:
+    """DPO's implicit reward (Rafailov et al. 2023, equation 7, without β): what margins gained over a reference's."""
+    gains = policy.values - reference.values
+    accuracy = resampling.figure(_preferred(gains))
+    return RewardScore(reference=name, accuracy=accuracy.value, interval=accuracy.interval, margin=float(gains.mean()))
 
 
-def wilson(right: int, total: int, *, z: float = 1.959964) -> Interval:
-    """The 95 % interval of a share (Wilson 1927): sensible at 0, at 1 and for few trials."""
-    share, shrink = right / total, 1 + z * z / total
-    centre = (share + z * z / (2 * total)) / shrink
-    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / shrink
-    return Interval(low=max(0.0, centre - half), high=min(1.0, centre + half))
+def _preferred(margins: np.ndarray) -> Values:
+    return Values.of((margins > 0) + 0.5 * (margins == 0))
+
+
+def _before_and_answer(conversation: Conversation) -> tuple[bytes, bytes]:
+    return f"{joined(conversation[:-1])}\n".encode(), (conversation[-1]["content"] or "").encode("utf-8")

@@ -1,10 +1,44 @@
-"""What an evaluation found, as it stands in `evaluation.json`; read by the report, the gate and `minimind diff`."""
+"""What an evaluation found, as it stands in `evaluation.json`; read by the report, the gate and `minimind diff`.
+
+A *task* is what is measured: texts, chats, pairs, questions, prompts. A *metric* is a figure of it; the first of a
+result leads. Every figure has its interval and the number of items behind it. What the figures are to be compared
+with, chance and a byte n-gram, belongs to the task and is the same for all models.
+"""
 
 from pathlib import Path
+from typing import Literal, get_args
 
 from minimind.config import Config
 
 EVALUATION_FILE = "evaluation.json"
+
+Kind = Literal["text", "chat", "preference", "choices", "cloze", "prompts"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class Metric(Config):
+    """How a figure is to be read."""
+
+    title: str
+    lower_is_better: bool = False
+    is_share: bool = False
+    """Between 0 and 1, shown in percent."""
+    unit: str = ""
+
+
+METRICS: dict[str, Metric] = {
+    "bits_per_byte": Metric(title="bits per byte", lower_is_better=True),
+    "nats_per_token": Metric(title="nats per answered token", lower_is_better=True, unit="nats"),
+    "accuracy": Metric(title="accuracy", is_share=True),
+    "accuracy_normalised": Metric(title="accuracy by length", is_share=True),
+    "accuracy_letters": Metric(title="accuracy by letter", is_share=True),
+    "accuracy_per_token": Metric(title="accuracy per token", is_share=True),
+    "margin": Metric(title="margin", unit="nats"),
+    "passed": Metric(title="passed", is_share=True),
+    "repetition": Metric(title="repeated 4-grams", lower_is_better=True, is_share=True),
+    "ended": Metric(title="ended by itself", is_share=True),
+    "tokens": Metric(title="tokens per answer", unit="tokens"),
+}
 
 
 class Interval(Config):
@@ -17,33 +51,60 @@ class Interval(Config):
         return self.low <= value <= self.high
 
 
-class Score(Config):
-    """How well a model predicts text. `nats` is the summed −log p of `tokens` tokens, which spell `bytes` bytes."""
+class Figure(Config):
+    """A number, how sure it is, and how many items are behind it."""
 
-    bits_per_byte: float
+    value: float
     interval: Interval
-    """By bootstrap over documents."""
-    nats: float
-    bytes: int
-    tokens: int
-    documents: int
-    context: int
-    """Tokens seen at most."""
+    n: int
 
 
-class PreferenceScore(Config):
-    """How often a model finds the chosen answer likelier than the rejected one. Chance is 0.5."""
+class Task(Config):
+    """What all models were measured on."""
 
-    pairs: int
-    skipped: int
-    """Pairs left out because a side was too long."""
-    accuracy: float
-    interval: Interval
-    """Wilson's."""
-    normalised_accuracy: float
-    """The same with the log-probability per token, which does not favour short answers."""
-    margin: float
-    """Mean of log p(chosen) − log p(rejected), in nats."""
+    kind: Kind
+    items: int
+    about: str
+    """Where the items are from, for people."""
+    chance: dict[str, float] = {}
+    """Metric → what guessing gets."""
+    ngram: dict[str, Figure] = {}
+    """Metric → what a byte n-gram of the training text gets."""
+    skipped: dict[str, int] = {}
+    """Reason → items that no model was measured on."""
+
+
+class TaskResult(Config):
+    """What one model got in a task."""
+
+    figures: dict[str, Figure]
+    """By metric; the first leads."""
+    groups: dict[str, dict[str, Figure]] = {}
+    """`source`, `language` or `subject` → its names → the leading metric on the items of that name."""
+    clean: dict[str, Figure] = {}
+    """The same as `figures` on items that no training of this model had seen; empty where that is all of them."""
+    leaked: int | None = None
+    """Items that a training had seen; None where nobody looked."""
+
+    @property
+    def leading(self) -> str:
+        """The metric that leads."""
+        return next(iter(self.figures))
+
+    @property
+    def n(self) -> int:
+        """Items behind the leading figure."""
+        return self.figures[self.leading].n
+
+
+class Leak(Config):
+    """An item of an evaluation that stands in what a model was trained on."""
+
+    task: str
+    item: str
+    share: float
+    """Of its letters that were found."""
+    where: str
 
 
 class RewardScore(Config):
@@ -72,10 +133,30 @@ class ModelResult(Config):
 
     fingerprint: str
     parameters: int
-    score: Score
-    preference: PreferenceScore | None = None
+    context: int
+    """Tokens it saw at most."""
+    tasks: dict[str, TaskResult] = {}
     reward: RewardScore | None = None
     answers: list[Answer] = []
+    leaks: list[Leak] = []
+    unchecked: list[str] = []
+    """Trainings whose data could not be searched for items any more, and why."""
+    seconds: float = 0.0
+
+    def figure(self, task: str, metric: str) -> Figure | None:
+        """A figure, where it was measured."""
+        found = self.tasks.get(task)
+        return found.figures.get(metric) if found else None
+
+    @property
+    def bits_per_byte(self) -> Figure | None:
+        """On the held-out text."""
+        return self.figure("text", "bits_per_byte")
+
+    @property
+    def preference(self) -> Figure | None:
+        """Accuracy on the held-out pairs."""
+        return self.figure("preference", "accuracy")
 
     @property
     def repetition(self) -> float:
@@ -91,31 +172,68 @@ class ModelResult(Config):
 
 
 class Baselines(Config):
-    """Bits per byte without a neural network, on the same validation text; `train_bytes` were read before."""
+    """What was read to compare with, and what compressors need for the held-out text."""
 
     ngram_order: int
-    ngram: float
-    ngram_interval: Interval
-    xz: float
-    """The validation text compressed alone."""
-    xz_after_train: float
-    """What the validation text adds to the compressed training text."""
     train_bytes: int
-    bytes: int
+    """Read by the n-gram and by xz."""
+    xz: float | None = None
+    """Bits per byte of the held-out text compressed alone."""
+    xz_after_train: float | None = None
+    """What it adds to the compressed training text."""
 
 
 class Evaluation(Config):
-    """Models by name, in the report's order, and what they are compared with."""
+    """Models and tasks by name, in the report's order."""
 
+    tasks: dict[str, Task]
     models: dict[str, ModelResult]
-    baselines: Baselines
-    validation_documents: int
-    """In the validation split; each `score.documents` says how many of them were read."""
+    baselines: Baselines | None = None
 
 
 def read_evaluation(directory: Path) -> Evaluation:
     """The evaluation in an artifact. Raises MissingError or ArtifactError."""
     return Evaluation.read_json(directory / EVALUATION_FILE, remedy="run the stage evaluate again")
+
+
+def figures(evaluation: Evaluation) -> dict[str, int | float | str | None]:
+    """The evaluation as flat names: `sft_bits_per_byte`, `sft_arithmetic_passed_low`, `byte_6gram_bits_per_byte`, …"""
+    flat: dict[str, int | float | str | None] = {}
+    for name, result in evaluation.models.items():
+        flat |= {f"{name}_{figure}": value for figure, value in model_figures(result).items()}
+    for name, task in evaluation.tasks.items():
+        flat[f"{name}_items"] = task.items
+        for metric, found in task.ngram.items():
+            flat[f"byte_ngram_{flat_name(name, metric)}"] = found.value
+    if evaluation.baselines:
+        flat |= {
+            "xz_bits_per_byte": evaluation.baselines.xz,
+            "xz_after_train_bits_per_byte": evaluation.baselines.xz_after_train,
+        }
+    return {name: round(value, 5) if isinstance(value, float) else value for name, value in flat.items()}
+
+
+def model_figures(result: ModelResult) -> dict[str, float]:
+    """One model's figures by flat names, each leading one with the ends of its interval."""
+    flat: dict[str, float] = {}
+    for name, task in result.tasks.items():
+        for metric, found in task.figures.items():
+            flat[flat_name(name, metric)] = found.value
+            if metric == task.leading:
+                flat[f"{flat_name(name, metric)}_low"] = found.interval.low
+                flat[f"{flat_name(name, metric)}_high"] = found.interval.high
+        if task.leaked is not None:
+            flat[flat_name(name, "leaked")] = task.leaked / max(task.n, 1)
+    if result.reward:
+        flat |= {"reward_accuracy": result.reward.accuracy, "reward_margin": result.reward.margin}
+    if result.answers:
+        flat |= {"repetition": result.repetition, "ended_by_stop": result.ended_by_stop}
+    return flat
+
+
+def flat_name(task: str, metric: str) -> str:
+    """A figure's name behind its model's: `bits_per_byte` of the held-out text, else `arithmetic_passed`."""
+    return metric if task == "text" else f"{task}_{metric}"
 
 
 def _mean(values: list[float]) -> float:

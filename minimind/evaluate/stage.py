@@ -1,80 +1,80 @@
-"""The stage `evaluate`: every model that was trained, and the baselines, on the same validation text and pairs.
+"""The stage `evaluate`: every model that was trained on the same material, beside chance and counting baselines.
 
-Writes `evaluation.json` (`minimind.evaluate.results.Evaluation`). Models are loaded one at a time.
-The scores of a model are a function of its weights and the token sets; nothing is sampled.
+    evaluation.json   figures with intervals (`minimind.evaluate.results.Evaluation`)
+    items.parquet     what every model got for every item (`table`)
+    answers.jsonl     the answers that were checked, word for word
+
+Material is what the corpora hold out, the prompts that come with the project, and the files and sets that the recipe
+names (`gathering`). Models are loaded one at a time. The scores of a model are a function of its weights and the
+material; nothing is sampled.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from minimind import runtime
 from minimind.artifact import Artifact, Inputs, Summary
-from minimind.data.shards import read_batches
-from minimind.errors import ConfigError, DataError
+from minimind.errors import ConfigError
 from minimind.evaluate.answers import answer_prompts
-from minimind.evaluate.baseline import fit_ngram, xz_bits_per_byte
 from minimind.evaluate.config import MODEL_NAMES, EvaluateConfig
+from minimind.evaluate.contamination import Overlap, overlaps_of_each, trainings_behind, worst
 from minimind.evaluate.findings import findings
-from minimind.evaluate.perplexity import bits_per_byte, bootstrap_ratio
-from minimind.evaluate.preference import (
-    PairLogProbs,
-    pair_log_probs,
-    preference_score,
-    reward_score,
-    usable_pairs,
-)
-from minimind.evaluate.results import EVALUATION_FILE, Baselines, Evaluation, ModelResult, RewardScore
-from minimind.evaluate.scoring import choose
+from minimind.evaluate.gathering import CORPORA, all_material, baselines_of, digests, ngrams_of
+from minimind.evaluate.intervals import Resampling
+from minimind.evaluate.material import Material, Subject
+from minimind.evaluate.measuring import Scores, leaks_of, measure, result_of, task_of
+from minimind.evaluate.preference import reward_score
+from minimind.evaluate.results import EVALUATION_FILE, Evaluation, ModelResult, RewardScore, figures
+from minimind.evaluate.table import ANSWERS_FILE, ITEMS_FILE, write_answers, write_items
 from minimind.events import EVENTS_FILE, EventWriter
-from minimind.infer.engine import Engine
-from minimind.infer.generate import load_pair
-from minimind.infer.network import Network
 from minimind.model.config import count_parameters
-from minimind.model.weights import load_config
 from minimind.stage import Stage
-from minimind.tokens.token_set import TokenSet
 
 DEFAULT_CONTEXT = 512
 """For a pretrained model whose manifest does not say the length it was trained with."""
 
-CPU_BATCH, GPU_BATCH = 2048, 32768
-"""Tokens scored at a time. On a CPU 8192 took 1.7 times as long: activations leave the cache."""
-
-
-@dataclass(frozen=True)
-class Material:
-    """What all models are scored on."""
-
-    text: TokenSet
-    documents: np.ndarray
-    context: int
-    preferences: TokenSet | None
-    pairs: np.ndarray
-    skipped_pairs: int
+Advance = Callable[[str], None]
+Seen = Mapping[str, Sequence[Overlap]]
+"""Task → what a model's trainings saw of each of its items."""
 
 
 def evaluate(config: EvaluateConfig, inputs: Inputs, out_dir: Path) -> Summary:
-    """Measure every model among `inputs`; a figure per model and measure."""
+    """Measure every model among `inputs`; a figure per model, task and metric."""
     names = [name for name in MODEL_NAMES if name in inputs]
     if not names:
         raise ConfigError(f"evaluate was given no model; give one or more of {', '.join(MODEL_NAMES)}")
-    material = _material(config, inputs, names)
-    models: dict[str, ModelResult] = {}
-    pairs: dict[str, PairLogProbs] = {}
+    corpora = {name: inputs[name] for name in CORPORA if name in inputs}
+    materials = all_material(config, corpora)
+    resampling = Resampling(config.resamples, config.seed)
     with EventWriter(out_dir / EVENTS_FILE) as events:
-        baselines = _baselines(config, inputs, material)
-        events.progress(1, len(names) + 1, "models and baselines")
-        for done, name in enumerate(names, 2):
-            models[name], scored = _measure(config, name, inputs[name], material)
-            if scored is not None:
-                pairs[name] = scored
-            events.progress(done, len(names) + 1, "models and baselines")
-    models = {name: model.replace(reward=_reward(name, inputs, pairs)) for name, model in models.items()}
-    evaluation = Evaluation(models=models, baselines=baselines, validation_documents=material.text.num_documents)
+        advance = _counter(events, rounds=2 + len(names) * (len(materials) + 1))
+        ngrams, train = ngrams_of(config, corpora)
+        tasks = {material.name: task_of(material, ngrams, resampling) for material in materials}
+        baselines = baselines_of(config, materials, train)
+        advance("baselines")
+        seen = look_for_items(config, {name: inputs[name] for name in names}, materials)
+        advance("contamination")
+        found = {
+            name: examine(
+                inputs[name].dir,
+                config.replace(context=config.context or _trained_length(inputs)),
+                materials,
+                chats=name != "pretrain",
+                seen=seen[name],
+                advance=advance,
+            )
+            for name in names
+        }
+    scores = {name: one.scores for name, one in found.items()}
+    models = {
+        name: one.result.replace(fingerprint=inputs[name].fingerprint, reward=_reward(name, inputs, scores, resampling))
+        for name, one in found.items()
+    }
+    evaluation = Evaluation(tasks=tasks, models=models, baselines=baselines)
     runtime.write_json(out_dir / EVALUATION_FILE, evaluation.model_dump(mode="json"))
+    write_items(out_dir / ITEMS_FILE, materials, scores, {name: one.overlaps for name, one in seen.items()})
+    write_answers(out_dir / ANSWERS_FILE, scores)
     samples = [f"{names[-1]}: {answer.prompt} → {answer.text}" for answer in models[names[-1]].answers]
     return Summary(figures=figures(evaluation), samples=samples, warnings=findings(evaluation))
 
@@ -82,141 +82,111 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, out_dir: Path) -> Summary:
 EVALUATE = Stage(
     "evaluate",
     evaluate,
-    inputs=("tokens", "corpus"),
-    optional_inputs=(*MODEL_NAMES, "preferences"),
+    optional_inputs=(*CORPORA, *MODEL_NAMES),
+    format_version=2,
+    sources=digests,
 )
 
 
-def figures(evaluation: Evaluation) -> dict[str, int | float | str | None]:
-    """The evaluation as flat names: `sft_bits_per_byte`, `sft_preference_accuracy_low`, …"""
-    baselines = evaluation.baselines
-    flat: dict[str, int | float | str | None] = {}
-    for name, result in evaluation.models.items():
-        flat |= {
-            f"{name}_bits_per_byte": result.score.bits_per_byte,
-            f"{name}_bits_per_byte_low": result.score.interval.low,
-            f"{name}_bits_per_byte_high": result.score.interval.high,
-        }
-        if result.preference is not None:
-            flat |= {
-                f"{name}_preference_accuracy": result.preference.accuracy,
-                f"{name}_preference_accuracy_low": result.preference.interval.low,
-                f"{name}_preference_accuracy_high": result.preference.interval.high,
-                f"{name}_preference_accuracy_per_token": result.preference.normalised_accuracy,
-                f"{name}_preference_margin": result.preference.margin,
-                "preference_pairs": result.preference.pairs,
-            }
-        if result.reward is not None:
-            flat |= {f"{name}_reward_accuracy": result.reward.accuracy, f"{name}_reward_margin": result.reward.margin}
-        if result.answers:
-            flat |= {f"{name}_repetition": result.repetition, f"{name}_ended_by_stop": result.ended_by_stop}
-    flat |= {
-        f"byte_{baselines.ngram_order}gram_bits_per_byte": baselines.ngram,
-        "xz_bits_per_byte": baselines.xz,
-        "xz_after_train_bits_per_byte": baselines.xz_after_train,
-        "validation_documents": next(iter(evaluation.models.values())).score.documents,
-        "validation_bytes": baselines.bytes,
-    }
-    return {name: round(value, 5) if isinstance(value, float) else value for name, value in flat.items()}
+@dataclass(frozen=True)
+class Examined:
+    """What was found of one model."""
+
+    result: ModelResult
+    scores: Scores
 
 
-def _material(config: EvaluateConfig, inputs: Inputs, names: Sequence[str]) -> Material:
-    text = TokenSet.open(inputs["tokens"].dir / "val")
-    if not text.num_documents:
-        raise DataError("evaluate: the validation split has no documents; raise `validation_fraction` of the data spec")
-    trained_length = inputs["pretrain"].manifest.parts.config.get("length") if "pretrain" in inputs else None
-    preferences, pairs, skipped = None, np.zeros(0, np.int64), 0
-    if "preferences" in inputs:
-        preferences = TokenSet.open(inputs["preferences"].dir / "val")
-        longest = min([config.max_pair_tokens, *(load_config(inputs[name].dir).max_positions for name in names)])
-        usable = usable_pairs(preferences, max_tokens=longest)
-        pairs = usable[choose(len(usable), limit=config.max_pairs, seed=config.seed)]
-        skipped = preferences.num_documents // 2 - len(usable)
-    return Material(
-        text=text,
-        documents=choose(text.num_documents, limit=config.max_documents, seed=config.seed),
-        context=config.context or trained_length or DEFAULT_CONTEXT,
-        preferences=preferences,
-        pairs=pairs,
-        skipped_pairs=skipped,
+@dataclass(frozen=True)
+class Looked:
+    """What a model's trainings saw of the items, and the trainings that could not be looked into, with reasons."""
+
+    overlaps: Seen
+    unchecked: tuple[str, ...] = ()
+
+
+def examine(
+    directory: Path,
+    config: EvaluateConfig,
+    materials: Sequence[Material],
+    *,
+    chats: bool,
+    seen: Looked,
+    advance: Advance = lambda name: None,
+) -> Examined:
+    """One model on all material, its answers to the fixed prompts, and which items it had seen."""
+    resampling = Resampling(config.resamples, config.seed)
+    subject = Subject.load(
+        directory,
+        context=config.context,
+        chats=chats,
+        device=config.device,
+        precision=config.precision,
+        batch_tokens=config.batch_tokens,
     )
-
-
-def _measure(
-    config: EvaluateConfig, name: str, artifact: Artifact, material: Material
-) -> tuple[ModelResult, PairLogProbs | None]:
-    device = runtime.choose_device(config.device)
-    dtype = runtime.choose_precision(config.precision, device)
-    model, tokenizer = load_pair(artifact.dir, config.device, dtype=dtype)
-    batch_tokens = config.batch_tokens or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
-    score = bits_per_byte(
-        model,
-        material.text,
-        documents=material.documents.tolist(),
-        context=material.context,
-        batch_tokens=batch_tokens,
-        resamples=config.resamples,
-        seed=config.seed,
-    )
-    pairs = None
-    if material.preferences is not None and len(material.pairs):
-        pairs = pair_log_probs(model, material.preferences, pairs=material.pairs.tolist(), batch_tokens=batch_tokens)
-    engine = Engine(Network(model, config.precision), tokenizer, max_batch=max(1, len(config.prompts)))
+    scores = measure(subject, materials, advance=advance)
+    answers = answer_prompts(subject.engine, config.prompts, max_tokens=config.answer_tokens, chat=chats)
+    advance("prompts")
     result = ModelResult(
-        fingerprint=artifact.fingerprint,
-        parameters=count_parameters(model.config),
-        score=score,
-        preference=None if pairs is None else preference_score(pairs, skipped=material.skipped_pairs),
-        answers=answer_prompts(engine, config.prompts, max_tokens=config.answer_tokens, chat=name != "pretrain"),
+        fingerprint="",
+        parameters=count_parameters(subject.model.config),
+        context=subject.context,
+        tasks={
+            one.name: result_of(one, scores.tasks[one.name], resampling, seen.overlaps.get(one.name))
+            for one in materials
+        },
+        answers=answers,
+        leaks=[leak for one in materials for leak in leaks_of(one, seen.overlaps.get(one.name))],
+        unchecked=list(seen.unchecked),
+        seconds=round(scores.seconds, 1),
     )
-    return result, pairs
+    return Examined(result, scores)
 
 
-def _reward(name: str, inputs: Inputs, pairs: Mapping[str, PairLogProbs]) -> RewardScore | None:
+def look_for_items(
+    config: EvaluateConfig, models: Mapping[str, Artifact], materials: Sequence[Material]
+) -> dict[str, Looked]:
+    """Model → what its trainings saw of the items. A training that several models share is looked through once."""
+    if not config.contamination:
+        return {name: Looked({}, ("not looked for: [evaluate] contamination is off",)) for name in models}
+    behind = {name: trainings_behind(artifact) for name, artifact in models.items()}
+    questions = [item for material in materials for item in material.questions()]
+    trainings = [training for known, _ in behind.values() for training in known]
+    each = overlaps_of_each(questions, trainings, leak_share=config.leak_share)
+    looked = {}
+    for name, (known, missing) in behind.items():
+        overlaps: dict[str, Sequence[Overlap]] = {}
+        if known:
+            flat, start = worst([each[training.fingerprint] for training in known]), 0
+            for material in materials:
+                overlaps[material.name] = flat[start : start + len(material.facts)]
+                start += len(material.facts)
+        looked[name] = Looked(overlaps, tuple(missing))
+    return looked
+
+
+def _counter(events: EventWriter, *, rounds: int) -> Advance:
+    done = 0
+
+    def advance(_: str) -> None:
+        nonlocal done
+        done += 1
+        events.progress(done, rounds, "tasks of all models")
+
+    return advance
+
+
+def _trained_length(inputs: Inputs) -> int:
+    length = inputs["pretrain"].manifest.parts.config.get("length") if "pretrain" in inputs else None
+    return length or DEFAULT_CONTEXT
+
+
+def _reward(name: str, inputs: Inputs, scores: Mapping[str, Scores], resampling: Resampling) -> RewardScore | None:
     """The implicit reward of dpo over the model it was trained from, where that one is here too."""
-    if name != "dpo" or name not in pairs:
+    if name != "dpo" or "preference" not in scores[name].tasks:
         return None
     start = inputs[name].manifest.parents.get("model")
-    reference = next((other for other in pairs if inputs[other].fingerprint == start), None)
+    reference = next((other for other in scores if inputs[other].fingerprint == start), None)
     if reference is None:
         return None
-    return reward_score(pairs[name], pairs[reference], name=reference)
-
-
-def _baselines(config: EvaluateConfig, inputs: Inputs, material: Material) -> Baselines:
-    """Both baselines, on the text of exactly the documents that the models are scored on."""
-    corpus = inputs["corpus"].dir
-    train_bytes = int(np.asarray(TokenSet.open(inputs["tokens"].dir / "train").bytes).sum())
-    train = _texts(corpus / "train", every=max(1, -(-train_bytes // config.baseline_bytes)))
-    wanted = np.asarray(material.text.rows)[material.documents]
-    validation = _texts(corpus / "val", rows=set(wanted.tolist()))
-    sizes = np.array([len(text) for text in validation])
-    expected = np.asarray(material.text.bytes)[material.documents]
-    if int(sizes.sum()) != int(expected.sum()):
-        raise DataError(
-            f"evaluate: the chosen validation rows of the corpus have {int(sizes.sum())} bytes, the token set says "
-            f"{int(expected.sum())}; give the corpus that the tokens were made from"
-        )
-    bits = fit_ngram(train, order=config.baseline_order).bits(validation)
-    alone, after = xz_bits_per_byte(train, validation)
-    return Baselines(
-        ngram_order=config.baseline_order,
-        ngram=float(bits.sum() / sizes.sum()),
-        ngram_interval=bootstrap_ratio(bits, sizes, resamples=config.resamples, seed=config.seed),
-        xz=alone,
-        xz_after_train=after,
-        train_bytes=sum(len(text) for text in train),
-        bytes=int(sizes.sum()),
-    )
-
-
-def _texts(directory: Path, *, rows: set[int] | None = None, every: int = 1) -> list[bytes]:
-    """The texts of a split as UTF-8: those whose row number is in `rows`, or every so-manyth one."""
-    found: list[bytes] = []
-    row = 0
-    for batch in read_batches(directory, ["text"]):
-        for text in batch.column("text"):
-            if row % every == 0 if rows is None else row in rows:
-                found.append(text.as_py().encode("utf-8"))
-            row += 1
-    return found
+    policy, before = (scores[one].tasks["preference"]["margin"] for one in (name, reference))
+    return reward_score(policy, before, name=reference, resampling=resampling)

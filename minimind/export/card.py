@@ -5,10 +5,14 @@ something is not recorded, that it is not. A licence for the model is its owner'
 Not here: what is known (`source`), where it is written (`exporting`).
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minimind.data.pages import template
+from minimind.evaluate.card.wording import interval_of, shown_figure
+from minimind.evaluate.results import METRICS
 from minimind.export.adapter import read_adapter_settings
 from minimind.export.architecture import architecture_of
 from minimind.export.settings import Check, ExportConfig
@@ -68,6 +72,7 @@ def _known(source: Source, config: ExportConfig) -> dict[str, Any]:
         "made_by": source.artifact.kind if source.artifact else None,
         "report": source.report,
         "result": source.result,
+        "measured": list(_measured(source)),
         "figures": {text: figures[name] for name, text in _FIGURES.items() if figures.get(name) is not None},
         "warnings": source.report.warnings if source.report else source.warnings,
         "spells_mark": (source.tokenizer.directory / MODEL_FILE).is_file(),
@@ -75,6 +80,44 @@ def _known(source: Source, config: ExportConfig) -> dict[str, Any]:
         "commands": [*_pipeline_command(source), export_command(source, config)],
         "commit": source.artifact.manifest.code_commit if source.artifact else None,
     }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The leading figure of a task, as it is shown."""
+
+    task: str
+    title: str
+    value: str
+    interval: str
+    n: int
+    compared: str
+    """What chance or an n-gram gets."""
+    leaked: int
+    """Items that a training had seen, as far as that was looked for."""
+
+
+def _measured(source: Source) -> Iterator[Measured]:
+    """What the report card says of this model, task by task."""
+    if source.report is None or source.result is None:
+        return
+    evaluation = source.report.evaluation
+    for name, found in source.result.tasks.items():
+        metric, figure, task = found.leading, found.figures[found.leading], evaluation.tasks[name]
+        compared = []
+        if evaluation.baselines and (ngram := task.ngram.get(metric)):
+            compared.append(f"a byte {evaluation.baselines.ngram_order}-gram: {shown_figure(metric, ngram.value)}")
+        if METRICS[metric].is_share and (chance := task.chance.get(metric)):
+            compared.append(f"chance: {shown_figure(metric, chance)}")
+        yield Measured(
+            task=name,
+            title=METRICS[metric].title,
+            value=shown_figure(metric, figure.value),
+            interval=interval_of(metric, figure.interval),
+            n=figure.n,
+            compared=", ".join(compared),
+            leaked=found.leaked or 0,
+        )
 
 
 def _pipeline_command(source: Source) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 from minimind import runtime
 from minimind.artifact import MANIFEST_FILE, Artifact, Store, open_artifact, verify
 from minimind.errors import MiniMindError
-from minimind.evaluate.card import REPORT_FILE, Report, read_report
+from minimind.evaluate.card.card import REPORT_FILE, Report, read_report
 from minimind.evaluate.results import ModelResult
 from minimind.infer.generate import name_of
 from minimind.lineage import Lineage, Node, by_age, lineage_of, parent, store_of

@@ -6,10 +6,12 @@ give to calls (`minimind.serve`).
 """
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 _DECODER = json.JSONDecoder()
+_BLANKS = re.compile(r"\s*")
 
 
 class Call(NamedTuple):
@@ -31,10 +33,10 @@ def read_calls(text: str) -> list[Call] | None:
 
 def _values(text: str) -> Iterator[Any]:
     """The JSON values that stand one after another in a text."""
-    while text := text.lstrip():
-        value, end = _DECODER.raw_decode(text)
+    at = 0
+    while (at := _BLANKS.match(text, at).end()) < len(text):
+        value, at = _DECODER.raw_decode(text, at)
         yield value
-        text = text[end:]
 
 
 def _call(value: Any) -> Call | None:

@@ -138,13 +138,15 @@ class Transformer(nn.Module):
         *,
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
+        visible: Visible | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(hidden_BTD after the last norm in the compute dtype, the experts' balance loss as an fp32 scalar).
 
         Positions count from 0 by default. Tokens of different `documents_BT` do not see each other and are
-        contiguous; −1 is padding, whose hidden states are finite and mean nothing.
+        contiguous; −1 is padding, whose hidden states are finite and mean nothing. Where rows are no documents one
+        after another, `visible` says who sees whom.
         """
-        hidden_BTD, balance_loss, _ = self._run(tokens_BT, positions_BT, documents_BT)
+        hidden_BTD, balance_loss, _ = self._run(tokens_BT, positions_BT, documents_BT, visible)
         return hidden_BTD, balance_loss
 
     @torch.no_grad()
@@ -158,20 +160,22 @@ class Transformer(nn.Module):
         tokens_BT: Tensor,
         positions_BT: Tensor | None,
         documents_BT: Tensor | None,
+        visible: Visible | None = None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         time = tokens_BT.shape[1]
         if time > self.config.max_positions:
             raise ConfigError(f"{time} positions exceed the model's max_positions of {self.config.max_positions}")
         if positions_BT is None:
             positions_BT = torch.arange(time, device=tokens_BT.device)[None]
-        visible = visible_keys(
-            self.attention,
-            documents_BT,
-            time=time,
-            keys=time,
-            dtype=self.compute_dtype,
-            device=tokens_BT.device,
-        )
+        if visible is None:
+            visible = visible_keys(
+                self.attention,
+                documents_BT,
+                time=time,
+                keys=time,
+                dtype=self.compute_dtype,
+                device=tokens_BT.device,
+            )
         frequencies_P = rotary_frequencies(self.config, tokens_BT.device)
         tables = rotary_tables(frequencies_P, positions_BT, self.compute_dtype)
         real_BT = None if documents_BT is None else documents_BT >= 0

@@ -1,7 +1,8 @@
 """The pictures of a sweep: the metric over what was varied, and the curves of all points in one.
 
 The first is a line over a setting that is a number, one for each choice of the others; where those are too many, a
-heat map of two settings, else a dot for each point. Drawn as those of the report card are (`minimind.evaluate.charts`).
+heat map of two settings, else a dot for each point. Drawn as those of the report card are
+(`minimind.evaluate.card.charts`).
 """
 
 import json
@@ -10,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minimind.evaluate.charts import Theme, save_picture
+from minimind.evaluate.card.charts import Theme, save_picture
 from minimind.sweep.comparison import Comparison, Curve, Group, Result
 from minimind.sweep.table import shown_figure
 

@@ -85,6 +85,8 @@ class TrainConfig(Config):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     validate_every: Annotated[int, Field(ge=0)] = 100
     """Steps between two looks at the validation split; 0 looks only at the end."""
+    probes: Annotated[bool, WHERE] = True
+    """At every look, also ask the model how held-out texts and chats go on (`probes.py`); no weight depends on it."""
 
     deepspeed: dict[str, Any] | None = None
     """DeepSpeed's own configuration, or the path of one; counts, since it may change what weights are kept in."""

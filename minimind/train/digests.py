@@ -16,7 +16,7 @@ from minimind.events import EVENTS_FILE, read_events
 from minimind.train.parallel import Ranks
 from minimind.train.sharding import Layout
 
-CLOCKS = frozenset({"tokens_per_second", "memory_mb", "mfu", "eta_seconds"})
+CLOCKS = frozenset({"tokens_per_second", "memory_mb", "mfu", "eta_seconds", "probe_seconds"})
 """Figures of the log that tell of time and of the machine; all others follow from the settings and the data."""
 
 

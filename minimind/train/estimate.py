@@ -115,8 +115,10 @@ class _Took:
     sample: float
     """A look at `SAMPLE_ITEMS` held-out rows."""
     held_out: float
-    """The look at all of the rehearsal's."""
+    """The look at all of the rehearsal's, without the probes."""
     held_out_items: int
+    probes: float
+    """Of one look, whatever is held out."""
     reference: float
     """All of the rehearsal's; 0 where there is none."""
     reference_pairs: int
@@ -138,13 +140,15 @@ class _Took:
         gap = [lines[0].time - started, *(b.time - a.time for a, b in zip(lines, lines[1:], strict=False))]
         held_out = open_val_split(run.stage, run.config, run.inputs, ranks=run.config.processes)
         reference = float(summary.figures.get("reference_seconds") or 0.0)
+        probes = events[-1].metrics.get("probe_seconds") or 0.0
         mfus = [line.metrics["mfu"] for line in lines[1:] if line.metrics.get("mfu")]
         return cls(
             start=max(gap[0] - step - reference, 0.0),
             step=step,
             sample=max(gap[VALIDATED - 1] - seconds[VALIDATED - 1], 0.0),
-            held_out=max(events[-1].time - lines[-1].time, 0.0),
+            held_out=max(events[-1].time - lines[-1].time - probes, 0.0),
             held_out_items=held_out.num_items if held_out else 0,
+            probes=probes,
             reference=reference,
             reference_pairs=int(summary.figures.get("reference_pairs") or 0),
             save=max(gap[SAVED] - seconds[SAVED], 0.0),
@@ -172,7 +176,7 @@ class _Took:
             mfu=self.mfu,
             start_seconds=self.start + reference,
             step_seconds=self.step,
-            validation_seconds=looks * self.sample + size.val_items * for_an_item,
+            validation_seconds=looks * self.sample + size.val_items * for_an_item + self.probes,
             checkpoint_seconds=saves * self.save,
             end_seconds=self.end,
             memory_mb=self.memory_mb,

@@ -18,6 +18,7 @@ from minimind.events import EVENTS_FILE, EventWriter
 from minimind.model.config import count_parameters
 from minimind.model.transformer import Transformer
 from minimind.tokens.mixture import MixtureBatches
+from minimind.tokens.tokenizer import Tokenizer
 from minimind.train.checkpoint import (
     Found,
     find_checkpoint,
@@ -31,6 +32,7 @@ from minimind.train.launch import CHECKPOINTS_DIR, TRAINING_FILE
 from minimind.train.loop import Figures, Progress, Training, train
 from minimind.train.optimizer import LossScale, make_optimizers
 from minimind.train.parallel import Ranks
+from minimind.train.probes import Probes, probe
 from minimind.train.results import save_result, summarize, tokenizer_dir, trained_parameters
 from minimind.train.row_names import name_rows
 from minimind.train.setup import choose_dtype, compiles, make_model
@@ -157,13 +159,18 @@ def _finish(parts: Parts, training: Training, progress: Progress, figures: Figur
 
 
 def _looking(parts: Parts) -> Callable[[bool], Figures]:
-    """Figures of the held-out rows, of a sample or of all; nothing where there are none."""
-    held_out, config = parts.held_out, parts.run.config
+    """Figures of the held-out rows, of a sample or of all, and of the probes; nothing where there are no rows."""
+    held_out, config, ranks = parts.held_out, parts.run.config, parts.ranks
     if held_out is None:
         return lambda sample: {}
     unit = config.micro_items if config.exact else None
     items = HeldOut(held_out.batches, held_out.num_items, held_out.batch_items, unit=unit)
-    return lambda sample: validate(parts.model, parts.objectives.measured, items, parts.ranks, sample=sample)
+    look = partial(validate, parts.model, parts.objectives.measured, items, ranks)
+    if not config.probes:
+        return lambda sample: look(sample=sample)
+    stops = Tokenizer.load(tokenizer_dir(parts.run)).specials.stop
+    probes = Probes.of(held_out.tokens, length=config.length, stops=stops)
+    return lambda sample: look(sample=sample) | probe(parts.model, probes, ranks)
 
 
 def _token_sets(run: TrainRun) -> list[Path]:

@@ -45,6 +45,7 @@ def summarize(
     return Summary(
         figures={
             "steps": progress.step,
+            "device": ranks.device.type,
             "skipped_steps": progress.skipped_steps,
             "loss_spikes": progress.loss_spikes,
             "tokens": progress.tokens,

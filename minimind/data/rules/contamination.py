@@ -10,6 +10,7 @@ stand in a text; only the question may not.
 """
 
 import re
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import groupby
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minimind.data.rules.characters import kind_table
-from minimind.data.rules.evaluation_index import EvaluationIndex, load_index
+from minimind.data.rules.evaluation_index import EvaluationIndex, load_index, without_common
 from minimind.data.rules.evaluation_pieces import FIRST_CJK, letters_of, pieces_of
 from minimind.data.rules.evaluation_sets import Item, digest_of
 from minimind.data.rules.settings import CleanRules
@@ -63,13 +64,35 @@ def find_leaks(texts: Texts, settings: CleanRules) -> dict[int, Dropped]:
         return {}
     index = load_index(tuple(settings.evaluation))
     leaks = _leaks(texts, index, settings.leak_share)
-    slashes = texts.histogram[:, kind_table()[ord("\\")]]
-    escaped = [
-        i for i in np.flatnonzero(slashes >= MIN_ESCAPES).tolist() if i not in leaks and _ESCAPE.search(texts.texts[i])
-    ]
-    read = Texts([_ESCAPE.sub(lambda match: chr(int(match[1], 16)), texts.texts[i]) for i in escaped])
+    escaped, read = without_escapes(texts, but=leaks)
     leaks |= {escaped[i]: leak for i, leak in _leaks(read, index, settings.leak_share).items()}
     return {i: Dropped("evaluation_leak", _detail(*leaks[i], settings.leak_share)) for i in sorted(leaks)}
+
+
+def find_items(
+    texts: Texts, index: EvaluationIndex, share: float, *, most: int | None = None
+) -> Iterator[tuple[int, int, "Found"]]:
+    """(text, number of the item in `index`, what of it stands there) for all that come near a leak at that share.
+
+    With `most`, items are looked for by pieces that stand in the texts no more often than that, if they have some:
+    a thousand times faster where items and texts follow the same templates, for which texts must be many.
+    """
+    if not len(texts):
+        return
+    for text, near in groupby(_candidates(texts, index, share * LOOKED_FOR, most), key=itemgetter(0)):
+        letters = letters_of(texts.texts[text])
+        for _, item, place in near:
+            found = _compare(letters, index.items[item], place, least=share / 2)
+            if found is not None:
+                yield text, item, found
+
+
+def without_escapes(texts: Texts, *, but: Container[int] = ()) -> tuple[list[int], Texts]:
+    """The numbers of the texts with characters as JSON escapes them, but for some, and what they are without."""
+    slashes = texts.histogram[:, kind_table()[ord("\\")]]
+    several = np.flatnonzero(slashes >= MIN_ESCAPES).tolist()
+    escaped = [i for i in several if i not in but and _ESCAPE.search(texts.texts[i])]
+    return escaped, Texts([_ESCAPE.sub(lambda match: chr(int(match[1], 16)), texts.texts[i]) for i in escaped])
 
 
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
@@ -78,17 +101,10 @@ _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 def _leaks(texts: Texts, index: EvaluationIndex, share: float) -> dict[int, tuple["Found", Item]]:
     """The texts with a question of `index`: the one of which most was found, and how much."""
-    if not len(texts):
-        return {}
-    candidates = _candidates(texts, index, share * LOOKED_FOR)
     leaks: dict[int, tuple[Found, Item]] = {}
-    for text, found_there in groupby(candidates, key=itemgetter(0)):
-        letters = letters_of(texts.texts[text])
-        near = [(index.items[item], place) for _, item, place in found_there]
-        compared = [(_compare(letters, item, place, least=share / 2), item) for item, place in near]
-        known = [(found, item) for found, item in compared if found is not None and found.is_leak(share)]
-        if known:
-            leaks[text] = max(known, key=lambda pair: pair[0].evidence)
+    for text, item, found in find_items(texts, index, share):
+        if found.is_leak(share) and (text not in leaks or found.evidence > leaks[text][0].evidence):
+            leaks[text] = (found, index.items[item])
     return leaks
 
 
@@ -123,6 +139,11 @@ class Found:
         """Latin letters that were found."""
         return self.question * self.question_weight + self.choices_weight
 
+    @property
+    def share(self) -> float:
+        """The share of the letters of question and choices that was found; a choice counts whole or not at all."""
+        return self.evidence / max(1, self.question_weight + self.all_choices_weight)
+
     def is_leak(self, share: float) -> bool:
         """A long question; a question with half its choices, or the right one; much of one with all its choices."""
         if self.evidence < MIN_EVIDENCE:
@@ -140,10 +161,12 @@ def _detail(found: Found, item: Item, share: float) -> str:
     return f"{item.name} of {item.file}: {found.question:.0%} of the question{choices}; leak_share is {share}"
 
 
-def _candidates(texts: Texts, index: EvaluationIndex, share: float) -> list[tuple[int, int, int]]:
+def _candidates(texts: Texts, index: EvaluationIndex, share: float, most: int | None) -> list[tuple[int, int, int]]:
     """(text, item, where in the text's letters the item may begin), where a text has that share of its pieces,
     or of those of its question."""
     pieces = pieces_of(texts, index.may_be)
+    if most is not None:
+        index, pieces = without_common(index, pieces, most)
     if not len(index.hashes) or not len(pieces.hashes):
         return []
     at = np.minimum(np.searchsorted(index.hashes, pieces.hashes), len(index.hashes) - 1)

@@ -6,14 +6,15 @@ Not here: what a piece is (`evaluation_pieces`), how files are read (`evaluation
 ("RAM?") cannot be found.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from minimind.data.rules.evaluation_pieces import first_bits, last_bits, letters_of, pieces_of
+from minimind.data.rules.evaluation_pieces import Pieces, first_bits, last_bits, letters_of, pieces_of
 from minimind.data.rules.evaluation_sets import Item, read_items, state_of
 from minimind.data.rules.texts import Texts
 
@@ -47,7 +48,11 @@ def load_index(files: tuple[str, ...]) -> EvaluationIndex:
 
 @lru_cache(maxsize=4)
 def _index_of(states: tuple[tuple[str, int, int], ...]) -> EvaluationIndex:
-    items = tuple(item for name, _, _ in states for item in read_items(Path(name)))
+    return index_items([item for name, _, _ in states for item in read_items(Path(name))])
+
+
+def index_items(items: Sequence[Item]) -> EvaluationIndex:
+    """The index of items as they are written; in it they are folded to letters and digits."""
     parts = [[part for part in (item.question, *item.choices) if part] for item in items]
     flat = [part for part_list in parts for part in part_list]
     owners = np.repeat(np.arange(len(items)), list(map(len, parts)))
@@ -59,6 +64,42 @@ def _index_of(states: tuple[tuple[str, int, int], ...]) -> EvaluationIndex:
     places = (ends - lengths)[found.owners] + found.places - item_begins[owners[found.owners]]
     of_questions = is_question[found.owners]
     return _sorted_index(tuple(map(_folded, items)), found.hashes, owners[found.owners], places, of_questions)
+
+
+def without_common(index: EvaluationIndex, pieces: Pieces, most: int) -> tuple[EvaluationIndex, Pieces]:
+    """The index without what stands more than `most` times among `pieces`, and those of them that it then has.
+
+    "What is the signature of" in ten thousand answers brings each of them near each such question, by what tells
+    nothing. So an item is looked for by its rarer pieces. One whose question has none is looked for by as many of
+    its choices' as one choice has; and one that has none at all by all of its own, at the first `most` places.
+    """
+    at = np.minimum(np.searchsorted(index.hashes, pieces.hashes), max(0, len(index.hashes) - 1))
+    found = np.flatnonzero(index.hashes[at] == pieces.hashes) if len(index.hashes) else at[:0]
+    at = at[found]
+    times = np.bincount(at, minlength=len(index.hashes))
+    is_rare = np.repeat(times <= most, np.diff(index.first))
+    count = len(index.items)
+    rare = np.bincount(index.owners[is_rare], minlength=count)
+    of_questions = np.bincount(index.owners[is_rare & index.is_question], minlength=count)
+    kept = is_rare | (rare[index.owners] == 0)
+    choices = np.array([max(1, len(item.choices)) for item in index.items], np.int64)
+    hash_of = np.repeat(np.arange(len(index.hashes)), np.diff(index.first))[kept]
+    different, first = np.unique(hash_of, return_index=True)
+    order = np.argsort(at, kind="stable")
+    rank = np.empty(len(at), np.int64)
+    rank[order] = np.arange(len(at)) - (np.cumsum(times) - times)[at[order]]
+    here = found[(rank < most) & np.isin(at, different)]
+    thinned = replace(
+        index,
+        hashes=index.hashes[different],
+        first=np.append(first, len(hash_of)).astype(np.int64),
+        owners=index.owners[kept],
+        places=index.places[kept],
+        is_question=index.is_question[kept],
+        pieces=np.where(rare == 0, index.pieces, np.where(of_questions > 0, rare, -(-rare // choices))),
+        question_pieces=np.where(rare == 0, index.question_pieces, of_questions),
+    )
+    return thinned, Pieces(pieces.hashes[here], pieces.owners[here], pieces.places[here])
 
 
 def _sorted_index(

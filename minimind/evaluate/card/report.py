@@ -14,11 +14,11 @@ from pathlib import Path
 from minimind import runtime
 from minimind.artifact import Inputs, Summary
 from minimind.errors import ConfigError, MissingError
-from minimind.evaluate.card import REPORT_FILE, Report, read_report
-from minimind.evaluate.charts import FIGURES_DIR, draw_all
-from minimind.evaluate.collect import collect
+from minimind.evaluate.card.card import REPORT_FILE, Report, read_report
+from minimind.evaluate.card.charts import FIGURES_DIR, draw_all
+from minimind.evaluate.card.collect import collect
+from minimind.evaluate.card.page import render_html, render_markdown, template_digests
 from minimind.evaluate.config import MODEL_NAMES, ModelName, PublishConfig
-from minimind.evaluate.page import render_html, render_markdown, template_digests
 from minimind.evaluate.results import read_evaluation
 from minimind.model.weights import CONFIG_FILE, WEIGHTS_FILE
 from minimind.stage import Stage
@@ -58,7 +58,6 @@ PUBLISH = Stage(
     optional_inputs=(
         *MODEL_NAMES,
         "tokenizer",
-        "preferences",
         *(f"{stage}{kind}" for stage in ("ingest", "clean", "corpus", "tokens") for kind in ROW_KINDS),
     ),
     sources=lambda _: template_digests(),
@@ -85,17 +84,22 @@ def choose_model(config: PublishConfig, inputs: Inputs) -> tuple[ModelName, list
 
 def _figures(report: Report) -> dict[str, int | float | str | None]:
     """The headline figures, as numbers."""
-    result, baselines = report.evaluation.models[report.published], report.evaluation.baselines
+    result, text = report.evaluation.models[report.published], report.evaluation.tasks.get("text")
+    found = {"bits_per_byte": result.bits_per_byte, "preference_accuracy": result.preference}
+    ngram = text.ngram.get("bits_per_byte") if text else None
     figures: dict[str, int | float | str | None] = {
         "model": report.published,
         "model_fingerprint": report.published_fingerprint,
         "parameters": result.parameters,
-        "bits_per_byte": round(result.score.bits_per_byte, 5),
-        f"byte_{baselines.ngram_order}gram_bits_per_byte": round(baselines.ngram, 5),
+        **{name: round(figure.value, 5) for name, figure in found.items() if figure},
+        **({"byte_ngram_bits_per_byte": round(ngram.value, 5)} if ngram else {}),
     }
-    if result.preference:
-        figures["preference_accuracy"] = round(result.preference.accuracy, 5)
-    return {**figures, "warnings": len(report.warnings), "pipeline_seconds": report.seconds}
+    return {
+        **figures,
+        "warnings": len(report.warnings),
+        "gate_refused": sum(ruling.passed is False for ruling in report.gate),
+        "pipeline_seconds": report.seconds,
+    }
 
 
 def _samples(report: Report) -> list[str]:

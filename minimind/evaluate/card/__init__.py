@@ -1,0 +1,1 @@
+"""The report card: collected from sealed artifacts, written as JSON, drawn as pages and pictures."""

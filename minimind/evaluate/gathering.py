@@ -1,0 +1,142 @@
+"""What an evaluation is made on: held-out rows, the project's own prompts, files and sets that a recipe names.
+
+And what it is compared with: byte n-grams and xz of the training text. Not here: what material can do (`material`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from minimind.artifact import Artifact
+from minimind.data.documents import CONTENT
+from minimind.data.shards import read_batches
+from minimind.errors import ConfigError, MissingError
+from minimind.evaluate.baseline import ByteNgram, fit_ngram, xz_bits_per_byte
+from minimind.evaluate.config import FILE_SETTINGS, EvaluateConfig, suites_dir
+from minimind.evaluate.hub_suites import SUITES, fetch
+from minimind.evaluate.material import Material, Ngrams, joined
+from minimind.evaluate.perplexity import Texts
+from minimind.evaluate.prompts.asked import Asked
+from minimind.evaluate.prompts.items import builtin, builtin_file, read_prompts
+from minimind.evaluate.results import Baselines, Kind
+from minimind.evaluate.rows import from_file, held_out, read_choices, task_name
+from minimind.runtime import file_sha256
+
+CORPORA: dict[str, Kind] = {"corpus": "text", "corpus_chat": "chat", "corpus_preference": "preference"}
+"""Input of the stage → the kind of task that its held-out rows are."""
+ROWS: dict[str, Kind] = {"texts": "text", "chats": "chat", "pairs": "preference"}
+"""Setting → the kind of task that the rows of its files are."""
+
+
+def all_material(config: EvaluateConfig, corpora: Mapping[str, Artifact]) -> list[Material]:
+    """What the corpora hold out, and what the settings name. Raises ConfigError where that is nothing."""
+    material = [*from_corpora(config, corpora), *from_settings(config)]
+    if not material:
+        raise ConfigError(
+            "[evaluate] there is nothing to measure on: the corpora hold no rows out (`validation_fraction` of the "
+            "data spec), `built_in` is empty and no files are named"
+        )
+    return material
+
+
+def from_corpora(config: EvaluateConfig, corpora: Mapping[str, Artifact]) -> list[Material]:
+    """What the corpora hold out, as far as they do."""
+    limits = {"text": config.max_documents, "chat": config.max_chats, "preference": config.max_pairs}
+    found = [
+        held_out(corpora[name], kind, limit=limits[kind], seed=config.seed)
+        for name, kind in CORPORA.items()
+        if name in corpora
+    ]
+    return [material for material in found if material is not None]
+
+
+def from_settings(config: EvaluateConfig) -> list[Material]:
+    """Files, sets by name and the project's own prompts. Raises ConfigError where two would have one name."""
+    material: list[Material] = [*_from_files(config), *_from_prompts(config)]
+    names = [one.name for one in material]
+    if twice := sorted({name for name in names if names.count(name) > 1 or name in CORPORA.values()}):
+        raise ConfigError(f"[evaluate] two tasks are called {', '.join(twice)}; rename a file")
+    return material
+
+
+def digests(config: EvaluateConfig) -> dict[str, str]:
+    """Setting and task → sha256 of every file that is read. Fetches the sets that are given by name."""
+    own = {name: builtin_file(name) for name in config.built_in}
+    found = {f"built_in {name}": file_sha256(path) for name, path in own.items() if path.exists()}
+    for setting in FILE_SETTINGS:
+        for entry in getattr(config, setting):
+            path = _path(entry)
+            if not path.is_file():
+                raise MissingError(f"[evaluate] {setting}: no file {path}" + _names_if(setting))
+            found[f"{setting} {task_name(path)}"] = file_sha256(path)
+    return found
+
+
+def ngrams_of(config: EvaluateConfig, corpora: Mapping[str, Artifact]) -> tuple[Ngrams, list[bytes]]:
+    """The n-grams of what there is to train on, and the training text that was read for them."""
+    text = _train_texts(corpora["corpus"], config.baseline_bytes) if "corpus" in corpora else []
+    chats = _train_texts(corpora["corpus_chat"], config.baseline_bytes) if "corpus_chat" in corpora else []
+    return Ngrams(_fitted(text, config), _fitted(chats, config)), text
+
+
+def baselines_of(config: EvaluateConfig, materials: Sequence[Material], train: Sequence[bytes]) -> Baselines | None:
+    """What xz makes of the held-out text; None where no training text is known."""
+    if not train:
+        return None
+    alone, after = None, None
+    if held := next((one for one in materials if isinstance(one, Texts) and one.name == "text"), None):
+        alone, after = xz_bits_per_byte(train, [text.encode("utf-8") for text in held.texts])
+    size = sum(len(text) for text in train)
+    return Baselines(ngram_order=config.baseline_order, train_bytes=size, xz=alone, xz_after_train=after)
+
+
+def _from_files(config: EvaluateConfig) -> Iterator[Material]:
+    for setting, kind in ROWS.items():
+        for entry in getattr(config, setting):
+            yield from_file(_path(entry), kind, limit=config.max_items, seed=config.seed)
+    for entry in (*config.choices, *config.cloze):
+        suite = SUITES.get(entry)
+        kind = suite.kind if suite else "cloze" if entry in config.cloze else "choices"
+        yield read_choices(
+            _path(entry),
+            kind,
+            limit=config.max_items,
+            seed=config.seed,
+            wordings=config.wordings,
+            orders=config.orders,
+        )
+
+
+def _from_prompts(config: EvaluateConfig) -> Iterator[Material]:
+    for entry in config.checked_prompts:
+        items, path = read_prompts(Path(entry))[: config.max_items], Path(entry)
+        yield Asked(task_name(path), f"{path.name}: {len(items):,} prompts", items, config.answer_tokens)
+    for name in config.built_in:
+        items = builtin(name)
+        yield Asked(name, f"{len(items):,} prompts that come with MiniMind", items, config.answer_tokens)
+
+
+def _path(entry: str) -> Path:
+    """The file of a setting's entry: its path, or that of a set by name, which is fetched where it is not there."""
+    return fetch(entry, suites_dir()) if entry in SUITES else Path(entry)
+
+
+def _names_if(setting: str) -> str:
+    return f"; sets by name: {', '.join(SUITES)}" if setting in ("choices", "cloze") else ""
+
+
+def _fitted(texts: Sequence[bytes], config: EvaluateConfig) -> ByteNgram | None:
+    return fit_ngram(texts, order=config.baseline_order) if any(texts) else None
+
+
+def _train_texts(corpus: Artifact, limit: int) -> list[bytes]:
+    """Training texts as UTF-8, `limit` bytes of them at most or hardly more: every so-manyth row."""
+    figures, rows = corpus.summary().figures, str(corpus.manifest.parts.config.get("rows", "pretrain"))
+    every = max(1, -(-int(figures.get("train_bytes") or 0) // limit))
+    column = next(name for kind, names in CONTENT.items() if kind == rows for name in names)
+    found: list[bytes] = []
+    start = 0
+    for batch in read_batches(corpus.dir / "train", [column]):
+        chosen = batch.column(column).take(list(range(-start % every, batch.num_rows, every)))
+        found += [(row if isinstance(row, str) else joined(row)).encode("utf-8") for row in chosen.to_pylist()]
+        start += batch.num_rows
+    return found
