@@ -43,12 +43,12 @@ def go_on(run: Pipeline, made: Made) -> Artifact:
         made.add(train_tokenizer(run, made["shard-pretrain"]))
     for kind in made.kinds:
         if made.has(f"shard-{kind}", "tokenizer"):
-            made.add(tokenize(run, made[f"shard-{kind}"], made["tokenizer"]))
+            made.add(tokenize(run, made[f"shard-{kind}"], made["tokenizer"], kinds=made.kinds))
 
     # Training: the base model, the chat model, and what is made of it.
     trained = [stage for stage in TRAININGS if run.trains(stage, made.kinds)]
     for stage in trained:
-        kinds, start = kinds_read(run, stage), STARTS.get(stage, "tokenizer")
+        kinds, start = kinds_read(run, stage, made.kinds), STARTS.get(stage, "tokenizer")
         teacher = made.take(run.recipe.distill.teacher) if run.recipe.distill and stage == "distill" else None
         if made.has(start, *(f"tokens-{kind}" for kind in kinds)) or (teacher and made.has(teacher.label)):
             made.add(train(run, stage, made.tokens(kinds), made[start], teacher=teacher))

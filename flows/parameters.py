@@ -3,9 +3,11 @@
 They are called there as after `-p`, and stand in the order of the flow's own parameters.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
+
+from minimind.data.kinds import RowKind
 
 
 def says(text: str) -> Any:
@@ -14,7 +16,6 @@ def says(text: str) -> Any:
     return Field(json_schema_extra={"description": text})
 
 
-RowKind = Literal["pretrain", "chat", "preference", "prompt"]
 Positive = Annotated[float, Field(gt=0)]
 
 Kind = Annotated[RowKind, says("The kind of rows.")]
@@ -33,6 +34,10 @@ _URI = "models:/NAME/VERSION, models:/NAME@ALIAS, or an artifact's directory."
 Corpus = Annotated[str, says(f"The corpus to read: {_URI}")]
 TokenizerUri = Annotated[str, says(f"The tokenizer to use: {_URI}")]
 Tokens = Annotated[str, says(f"The token set to learn from: {_URI}")]
+LoraTokens = Annotated[
+    str | None,
+    says(f"The token set to learn from: {_URI} Else the newest of lora rows; where there are none, of chat rows."),
+]
 Init = Annotated[str, says(f"The model to start from: {_URI}")]
 Teacher = Annotated[str, says(f"The model to learn from: {_URI}")]
 Downstream = Annotated[bool, says("Then also run every later stage that reads what this one made.")]

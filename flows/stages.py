@@ -15,6 +15,7 @@ from flows.parameters import (
     Epochs,
     Init,
     Kind,
+    LoraTokens,
     Overrides,
     Rate,
     RecipeName,
@@ -97,7 +98,9 @@ def tokens(
 ) -> str:
     """Turn a corpus into a memory-mapped token set."""
     with pipeline("tokens", recipe, overrides=overrides, refresh=refresh) as run:
-        made = data_tasks.tokenize(run, run.take(corpus), run.take(tokenizer))
+        rows, vocabulary = run.take(corpus), run.take(tokenizer)
+        kinds = Made(run, rows, newest=run.has_registry).kinds
+        made = data_tasks.tokenize(run, rows, vocabulary, kinds=kinds)
         return _end(run, made, downstream=downstream)
 
 
@@ -159,7 +162,7 @@ def dpo(
 def lora(
     recipe: RecipeName = "quickstart",
     init: Init = "models:/minimind-sft@candidate",
-    tokens: Tokens = "models:/minimind-tokens-chat@candidate",
+    tokens: LoraTokens = None,
     lr: Rate = None,
     epochs: Epochs = None,
     overrides: Overrides = None,
@@ -218,11 +221,12 @@ def publish(recipe: RecipeName = "quickstart", overrides: Overrides = None, refr
 ALL = (ingest, clean, shard, tokenizer, tokens, pretrain, sft, dpo, lora, distill, evaluate, publish)
 
 
-def _train(run: Pipeline, stage: StageName, *, tokens: str, start: str, teacher: str | None = None) -> Artifact:
-    """One training of given inputs; what its `mix` asks for besides is the newest there is."""
-    own, *others = training.kinds_read(run, stage)
-    read = {own: run.take(tokens)} | Made(run, newest=True).tokens(others)
-    return training.train(run, stage, read, run.take(start), teacher=run.take(teacher) if teacher else None)
+def _train(run: Pipeline, stage: StageName, *, tokens: str | None, start: str, teacher: str | None = None) -> Artifact:
+    """One training of given inputs; where no tokens are given, and for what `mix` asks for, the newest there are."""
+    newest, model, own_rows = Made(run, newest=True), run.take(start), training.settings(run, stage).own_rows
+    own, *others = training.kinds_read(run, stage, () if tokens else newest.tokens_for(model, own_rows))
+    read = {own: run.take(tokens) if tokens else newest[f"tokens-{own}"]} | newest.tokens(others)
+    return training.train(run, stage, read, model, teacher=run.take(teacher) if teacher else None)
 
 
 def _end(run: Pipeline, made: Artifact, *, downstream: bool) -> str:

@@ -10,7 +10,7 @@ COLUMN, ROW = 196, 58
 WIDTH, HEIGHT = 152, 40
 """Pixels of a box."""
 MARGIN = 16
-ROWS = ("pretrain", "chat", "preference", "prompt")
+ROWS = ("pretrain", "chat", "preference", "lora", "prompt")
 Places = Mapping[str, tuple[int, int]]
 STYLE = """
 .lineage .box{fill:#f4f6fa;stroke:#8796b0}.lineage .root{fill:#e4f3e8;stroke:#3a7d4f}

@@ -5,7 +5,7 @@ understand. What is learnt from is said elsewhere, by the data spec that `[data]
 A training section that is left out is a stage that does not run; `[pretrain]` always does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,6 +36,7 @@ class TokensSection(Config):
 
     chat_too_long: TooLong = "drop"
     """`drop` leaves them out, `cut_left` takes out the oldest turns, `split` makes several of one."""
+    lora_too_long: TooLong = "drop"
     preference_too_long: Literal["drop", "cut_left"] = "drop"
     prompt_too_long: Literal["drop", "cut_left"] = "drop"
     max_prompt_tokens: Annotated[int, Field(ge=8)] | None = None
@@ -77,24 +78,27 @@ class Recipe(Config):
         """`[publish]` together with `[gate]`: a published model says what it had to pass."""
         return PublishConfig(**dict(self.publish), gate=self.gate)
 
-    def tokens_config(self, rows: RowKind) -> TokensConfig:
-        """How rows of one kind become tokens: it follows from the trainings that read them."""
-        longest = self.tokens.max_prompt_tokens if rows == "prompt" else self.longest_document(rows)
+    def tokens_config(self, rows: RowKind, there: Collection[RowKind] = ()) -> TokensConfig:
+        """How rows of one kind become tokens: it follows from the trainings that read them.
+
+        `there` are the kinds that there are rows of beside them: a training may have a choice.
+        """
+        longest = self.tokens.max_prompt_tokens if rows == "prompt" else self.longest_document(rows, there)
         return TokensConfig(
             rows=rows,
             max_tokens=longest,
             too_long="drop" if rows == "pretrain" else getattr(self.tokens, f"{rows}_too_long"),
-            row_lengths=() if rows == "preference" else self._lengths(rows),
+            row_lengths=() if rows == "preference" else self._lengths(rows, there),
         )
 
-    def longest_document(self, rows: RowKind) -> int | None:
+    def longest_document(self, rows: RowKind, there: Collection[RowKind] = ()) -> int | None:
         """Tokens a conversation or one side of a pair may have; None where documents are split instead."""
-        return None if rows == "pretrain" else min(self._lengths(rows), default=None)
+        return None if rows == "pretrain" else min(self._lengths(rows, there), default=None)
 
-    def _lengths(self, rows: RowKind) -> tuple[int, ...]:
+    def _lengths(self, rows: RowKind, there: Collection[RowKind]) -> tuple[int, ...]:
         """The row lengths of the trainings that read these rows, as their own or mixed in."""
         trainings = (self.pretrain, self.sft, self.dpo, self.lora, self.distill)
-        return tuple(sorted({c.length for c in trainings if c and (c.own_rows == rows or rows in c.mix)}))
+        return tuple(sorted({c.length for c in trainings if c and rows in (c.own_kind({*there, rows}), *c.mix)}))
 
 
 def recipe_dir() -> Path:

@@ -1,8 +1,10 @@
 """The data stages as tasks: rows in, memory-mapped tokens out."""
 
+from collections.abc import Collection
+
 from minimind.artifact import Artifact
 from minimind.data.cleaning import CLEAN
-from minimind.data.documents import RowKind
+from minimind.data.kinds import RowKind
 from minimind.data.reading.ingest import INGEST
 from minimind.data.sharding import SHARD
 from minimind.data.spec import clean_config, ingest_config, shard_config
@@ -31,9 +33,10 @@ def train_tokenizer(run: Pipeline, corpus: Artifact) -> Artifact:
     return run.stage(TOKENIZER, run.recipe.tokenizer, {"corpus": corpus})
 
 
-def tokenize(run: Pipeline, corpus: Artifact, tokenizer: Artifact) -> Artifact:
-    """Turn a corpus into a memory-mapped token set."""
-    return run.stage(TOKENS, run.recipe.tokens_config(_kind(corpus)), {"corpus": corpus, "tokenizer": tokenizer})
+def tokenize(run: Pipeline, corpus: Artifact, tokenizer: Artifact, *, kinds: Collection[RowKind]) -> Artifact:
+    """Turn a corpus into a memory-mapped token set; `kinds` are all that there are rows of."""
+    config = run.recipe.tokens_config(_kind(corpus), kinds)
+    return run.stage(TOKENS, config, {"corpus": corpus, "tokenizer": tokenizer})
 
 
 def _kind(artifact: Artifact) -> RowKind:

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import get_args
 
 from minimind.artifact import Artifact
-from minimind.data.documents import RowKind
+from minimind.data.kinds import RowKind
 from minimind.errors import MissingError
 from minimind.evaluate.config import MODEL_NAMES
 from tasks.finishing import name_inputs
@@ -70,6 +70,11 @@ class Made:
     def tokens(self, kinds: Iterable[str]) -> dict[str, Artifact]:
         """The token sets of some kinds of rows, of those that there are."""
         return {kind: found for kind in kinds if (found := self.get(f"tokens-{kind}"))}
+
+    def tokens_for(self, model: Artifact, kinds: Iterable[str]) -> dict[str, Artifact]:
+        """Those of them that are of the model's tokenizer, as far as it is known."""
+        tokenizer, found = model.summary().figures.get("tokenizer"), self.tokens(kinds)
+        return {kind: one for kind, one in found.items() if tokenizer in (None, one.manifest.parents["tokenizer"])}
 
     def models(self, names: Iterable[str] = MODEL_NAMES) -> dict[str, Artifact]:
         """The models of these names: what this run did not make only if it is of the same tokenizer, else left out."""

@@ -20,7 +20,7 @@ from prefect.runtime import flow_run
 
 from minimind.artifact import Artifact, Inputs, Store, open_artifact
 from minimind.config import Config
-from minimind.data.documents import RowKind
+from minimind.data.kinds import RowKind
 from minimind.data.spec import DataSpec, kinds
 from minimind.errors import ArtifactError, ConfigError, ServiceError
 from minimind.recipe import Recipe
@@ -102,8 +102,8 @@ class Pipeline:
                 f"{stage} is skipped: it starts from {start}, and recipe {self.recipe.name} has no [{start}]"
             )
             return False
-        before = getattr(self.recipe, start).own_rows if start else section.own_rows
-        if missing := sorted({section.own_rows, before} - {*kinds}):
+        before = getattr(self.recipe, start) if start else section
+        if missing := sorted({section.own_kind(kinds), before.own_kind(kinds)} - {*kinds}):
             self.display.warn(f"{stage} is skipped: there are no rows of kind {', '.join(missing)}")
         return not missing
 
@@ -138,6 +138,11 @@ class Pipeline:
     def registered_names(self) -> set[str]:
         """The names in the registry. Raises ServiceError where it does not answer."""
         return self._registry("the newest artifacts").registered_names()
+
+    @property
+    def has_registry(self) -> bool:
+        """Whether there is a registry that can be asked."""
+        return self.planning or self.tracker is not None
 
     def parent(self, artifact: Artifact, stage: str, name: str) -> Artifact:
         """The artifact of `stage` that `artifact` read as its input `name`."""

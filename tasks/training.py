@@ -1,11 +1,12 @@
 """The training stages as tasks: tokens and a model in, a model out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from minimind.artifact import Artifact
+from minimind.data.kinds import RowKind
 from minimind.errors import ConfigError
 from minimind.train.config import StageName, TrainConfig
-from minimind.train.splits import mixed_input
+from minimind.train.splits import rows_read
 from minimind.train.stages import DISTILL, DPO, LORA, PRETRAIN, SFT
 from tasks.stage import Pipeline
 
@@ -35,17 +36,16 @@ def settings(run: Pipeline, stage: StageName) -> TrainConfig:
     return section
 
 
-def kinds_read(run: Pipeline, stage: StageName) -> list[str]:
-    """The kinds of rows that a training reads, its own first."""
-    section = settings(run, stage)
-    return [section.own_rows, *section.mix]
+def kinds_read(run: Pipeline, stage: StageName, there: Collection[str]) -> list[RowKind]:
+    """The kinds of rows that a training reads where there are rows of these, its own first."""
+    return list(rows_read(settings(run, stage), there).values())
 
 
 def _read(section: TrainConfig, tokens: Tokens) -> dict[str, Artifact]:
     """The token sets that a training reads, by the names of its inputs."""
     if missing := [kind for kind in section.mix if kind not in tokens]:
         raise ConfigError(f"`mix` asks for {', '.join(missing)} rows, and the data spec has no source of them; add one")
-    return {"tokens": tokens[section.own_rows]} | {mixed_input(kind): tokens[kind] for kind in section.mix}
+    return {name: tokens[kind] for name, kind in rows_read(section, tokens).items()}
 
 
 def overrides_of(stage: str, overrides: Sequence[str] | None, **changes: float | str | None) -> list[str]:

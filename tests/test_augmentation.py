@@ -162,5 +162,5 @@ def test_nothing_asked_for_changes_no_document(chats: tuple[TokenSet, list[list[
 
 
 def test_augmentation_is_for_conversations(token_artifacts: dict, tokenizer: Tokenizer) -> None:
-    with pytest.raises(ConfigError, match="for chat rows, not pretrain"):
+    with pytest.raises(ConfigError, match="for conversations, not pretrain"):
         augmented(TokenSet.open(token_artifacts["pretrain"].dir / "train"), tokenizer, think=0.5)

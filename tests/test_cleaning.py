@@ -20,6 +20,7 @@ from minimind.data.cleaning import CLEAN, CleanConfig
 from minimind.data.documents import CONTENT, SCHEMAS, RowKind, check_row
 from minimind.data.dropped import read_changes
 from minimind.data.judgement import judge, settle
+from minimind.data.kinds import CONVERSATIONS
 from minimind.data.ledger import Ledger
 from minimind.data.reading.ingest import INGEST
 from minimind.data.reading.sources import IngestConfig, SourceConfig
@@ -201,11 +202,11 @@ def test_a_batch_is_judged_row_by_row(texts: list[str]):
         assert alone.texts[0] == whole.texts[place] and alone.dropped.get(0) == whole.dropped.get(place)
 
 
-@pytest.mark.parametrize("kind", ["chat", "preference", "prompt"])
+@pytest.mark.parametrize("kind", ["chat", "lora", "preference", "prompt"])
 def test_rows_of_messages_keep_their_schema(kind: RowKind):
     """The next stage reads the same columns, whatever rules did."""
     turns = [{"role": "user", "content": "q\x00?"}, {"role": "assistant", "content": "a"}]
-    value = {"chat": {"conversations": turns}, "prompt": {"prompt": turns[:1]}}
+    value = dict.fromkeys(CONVERSATIONS, {"conversations": turns}) | {"prompt": {"prompt": turns[:1]}}
     value["preference"] = {"chosen": turns, "rejected": [turns[0], {"role": "assistant", "content": "b"}]}
     row = {"source": "s", "line": 1, "group": "g", "language": None, **check_row(kind, value[kind])}
     batch = pa.RecordBatch.from_pylist([row], schema=SCHEMAS[kind])

@@ -33,6 +33,7 @@ def test_checked_rows_fit_their_schema():
             "conversations": [{"role": "system", "content": "", "tools": [{"name": "add"}]}, USER, CALL, RESULT, ANSWER]
         },
         "preference": {"chosen": [USER, ANSWER], "rejected": [USER, {**ANSWER, "content": "5"}]},
+        "lora": {"conversations": [USER, ANSWER]},
         "prompt": {"prompt": [USER, CALL, RESULT]},
     }
     assert set(rows) == set(get_args(RowKind)) == set(SCHEMAS) == set(CONTENT)
@@ -224,6 +225,13 @@ def test_id_depends_on_content_alone():
     assert check_row("pretrain", {"text": "a"})["id"] == check_row("pretrain", {"text": "a", "url": "x"})["id"]
     assert check_row("pretrain", {"text": "a"})["id"] == row_id("pretrain", {"text": "a"}) == "84380a05ad0c3091"
     assert check_row("pretrain", {"text": "b"})["id"] != row_id("pretrain", {"text": "a"})
+
+
+def test_a_conversation_is_one_row_whoever_learns_from_it():
+    """So SFT and LoRA have it on one side of the split; equal words of a prompt are another row."""
+    chat = {"conversations": [USER, ANSWER]}
+    assert check_row("lora", chat) == check_row("chat", chat)
+    assert check_row("prompt", chat)["id"] != check_row("chat", chat)["id"]
 
 
 @SETTLED

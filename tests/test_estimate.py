@@ -23,7 +23,7 @@ from minimind.train.config import TrainConfig
 from minimind.train.estimate import Known, Size, estimate
 from minimind.train.forecast import Forecast, compared, find, keep
 from minimind.train.known_inputs import known_inputs, text_bytes
-from minimind.train.stage_configs import DpoConfig, PretrainConfig, SftConfig, TrainRun
+from minimind.train.stage_configs import DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainRun
 from minimind.train.stages import PRETRAIN
 from minimind.train.stand_ins import random_model, random_tokenizer, random_tokens, sample_tokens
 
@@ -183,6 +183,19 @@ def test_inputs_are_the_very_ones_or_the_newest_like_them(store: Store, token_ar
     short = known_inputs("dpo", DpoConfig(tokens=1, length=8), {}, store, shape=shape, spec=spec)
     assert "tokens" not in short.inputs  # no pair of them fits
     assert short.text_bytes["preference"] > 1e6
+
+
+def test_lora_is_timed_on_the_rows_it_will_learn(store: Store, token_artifacts: Tokens, tmp_path: Path) -> None:
+    """Its own where the data spec has any, though there are tokens of chats already."""
+    (tmp_path / "own.jsonl").write_text('{"conversations": []}\n' * 1000)
+    (tmp_path / "spec.toml").write_text('[[source]]\nname = "own"\nrows = "lora"\npath = "own.jsonl"\n')
+    config, spec = LoraConfig(epochs=1), load_spec(tmp_path / "spec.toml")
+    chats = known_inputs("lora", config, {}, store, shape=SHAPE, spec=load_spec("pydocs"))
+    assert TokenSet.open(chats.inputs["tokens"] / "train").kind == "chat"
+    empty = Store(tmp_path)
+    known = known_inputs("lora", config, {}, empty, shape=SHAPE, spec=spec)
+    assert known.text_bytes == {"lora": int(0.9 * 22 * 1000)}
+    assert measuring._size("lora", config, known, {"tokenizer": Path()}).items == int(19_800 / 2.2 / config.length)
 
 
 @pytest.mark.parametrize(

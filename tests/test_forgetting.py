@@ -168,16 +168,19 @@ def test_a_list_changes_only_the_kinds_of_rows_it_names(project: Path) -> None:
 
 
 def test_a_conversation_names_the_text_and_the_prompt_made_of_it(project: Path) -> None:
-    """`as_text` and `prompt` sources read the same file; what they make of it says the same."""
+    """`as_text`, `prompt` and `lora` sources read the same file; what they make of it says the same."""
     more = '[[source]]\nname = "words"\nrows = "pretrain"\nas_text = true\npath = "talk.jsonl"\n'
     more += '[[source]]\nname = "asked"\nrows = "prompt"\npath = "talk.jsonl"\n'
+    more += '[[source]]\nname = "own"\nrows = "lora"\npath = "talk.jsonl"\n'
     (project / "forget.jsonl").write_text(json.dumps(TALK[0]), encoding="utf-8")
     (project / "spec.toml").write_text(f'forget = "forget.jsonl"\n{SPEC}{more}', encoding="utf-8")
     assert ("words", 1) not in places(cleaned(project)) and ("words", 2) in places(cleaned(project))
     assert places(cleaned(project, kind="prompt")) == [("asked", 2)]
+    assert places(cleaned(project, kind="lora")) == [("own", 2)]
     (project / "forget.jsonl").write_text(json.dumps({**TALK[0], "rows": "chat"}), encoding="utf-8")
     assert ("words", 1) in places(cleaned(project))
     assert places(cleaned(project, kind="chat")) == [("talk", 2)]
+    assert places(cleaned(project, kind="lora")) == [("own", 1), ("own", 2)]
 
 
 @pytest.mark.parametrize(

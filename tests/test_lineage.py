@@ -2,12 +2,14 @@
 
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from toy_store import Chain
 
+from minimind.data.kinds import RowKind
 from minimind.lineage import ancestors, by_fingerprint, compare, find_artifact, lineage_of
-from minimind.lineage_picture import draw_lineage
+from minimind.lineage_picture import ROWS, draw_lineage
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -58,6 +60,7 @@ def test_the_picture_has_every_artifact_once_and_flows_to_the_right(chain: Chain
     for node in found.nodes:
         assert all(boxes[fingerprint][0] < boxes[node.fingerprint][0] for fingerprint in node.inputs.values())
     assert "file <a>.jsonl c0" in "".join(picture.itertext())
+    assert get_args(RowKind) == ROWS
 
 
 def test_a_difference_is_told_where_it_begins(chain: Chain) -> None:

@@ -361,6 +361,22 @@ def test_prompts_have_nothing_trained_and_are_clean(
     assert (report.kind, report.counts, report.skipped) == ("prompt", {}, [])
 
 
+def test_rows_for_lora_are_linted_as_conversations(
+    seal_corpus: SealCorpus, tokenizer_artifact: Artifact, store: Store, tmp_path: Path
+) -> None:
+    """As a file, as a corpus and as a token set."""
+    corpus = seal_corpus("lora", conversations(60), validation_fraction=0.2)
+    artifact, _ = build(
+        TOKENS, TokensConfig(rows="lora"), {"corpus": corpus, "tokenizer": tokenizer_artifact}, store=store
+    )
+    for target in (corpus, artifact):
+        report = lint(str(target.dir))
+        assert (report.kind, report.counts, report.skipped) == ("lora", {}, [])
+    path = write(tmp_path / "rows.jsonl", [*conversations(10), {"conversations": []}])
+    report = lint(str(path), kind="lora")
+    assert (report.kind, report.counts) == ("lora", {"nothing_trained": 1})
+
+
 def test_every_rule_is_documented_with_its_level() -> None:
     page = (Path(__file__).resolve().parents[1] / "docs" / "inspect.md").read_text(encoding="utf-8")
     listed = dict(re.findall(r"^\| `(\w+)` \| (error|warning) \|", page, flags=re.M))

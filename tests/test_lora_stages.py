@@ -5,17 +5,21 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import SealCorpus, conversations
 from training_parts import ONE_RANK, TINY
 
-from minimind.artifact import Artifact
+from minimind.artifact import Artifact, Store
 from minimind.data.documents import RowKind
 from minimind.errors import ConfigError
 from minimind.model.lora import load_adapter, merge_lora
 from minimind.model.transformer import Transformer
 from minimind.model.weights import load_model, save_model
+from minimind.stage import build
 from minimind.tokens.tokenizer import Tokenizer
+from minimind.tokens.tokenizing import TOKENS, TokensConfig
 from minimind.train import job
 from minimind.train.results import ADAPTER_DIR
+from minimind.train.splits import open_train_split
 from minimind.train.stage_configs import CONFIGS, LoraConfig, TrainRun
 
 COMMON: dict[str, Any] = {
@@ -77,6 +81,28 @@ def test_any_training_may_be_one_of_adapters(
     load_adapter(tmp_path / ADAPTER_DIR, base)
     merge_lora(base)
     assert all(torch.equal(weight, after[name]) for name, weight in base.state_dict().items())
+
+
+def test_rows_for_lora_teach_lora_what_chats_would_and_nobody_else(
+    seal_corpus: SealCorpus,
+    token_artifacts: dict[RowKind, Artifact],
+    tokenizer_artifact: Artifact,
+    models: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    """Equal conversations give equal weights; SFT that is given the wrong set must not learn from it."""
+    torch.set_num_threads(1)
+    corpus = seal_corpus("lora", conversations(60), validation_fraction=0.2)
+    own, _ = build(
+        TOKENS, TokensConfig(rows="lora"), {"corpus": corpus, "tokenizer": tokenizer_artifact}, store=Store(tmp_path)
+    )
+    for name, tokens in (("own", own), ("chats", token_artifacts["chat"])):
+        (tmp_path / name).mkdir()
+        job.run_rank(run_of("lora", tokens.dir, tokenizer_artifact.dir, models, tmp_path / name), ONE_RANK)
+    first, second = (load_model(tmp_path / name).state_dict() for name in ("own", "chats"))
+    assert all(torch.equal(weight, second[name]) for name, weight in first.items())
+    with pytest.raises(ConfigError, match="sft trains on chat or pretrain rows; its token set has lora rows"):
+        open_train_split("sft", CONFIGS["sft"](**COMMON), {"tokens": own.dir}, tokenizer_artifact.dir)
 
 
 def test_lora_has_its_own_keys_and_no_second_set() -> None:

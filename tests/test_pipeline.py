@@ -349,6 +349,32 @@ def test_a_stage_run_alone_takes_its_inputs_from_the_registry(
     assert tracker.client.get_run(version.run_id).data.params["lr"] == "0.0005"
 
 
+def rows_for_lora(project: Path) -> str:
+    """A data spec like the module's, with conversations for LoRA beside the others; some chats are among them."""
+    chats = (project / "chat.jsonl").read_text().splitlines(keepends=True)
+    (project / "own.jsonl").write_text("".join([*chats[:30], *(row.replace("Say", "Sing") for row in chats[:30])]))
+    path = project / "own.toml"
+    path.write_text(f'{SPEC}[[source]]\nname = "own"\nrows = "lora"\npath = "own.jsonl"\n')
+    return str(path)
+
+
+def test_lora_reads_rows_of_its_own_where_the_data_spec_has_any(
+    project: Path, parameters: dict[str, str], published: str
+):
+    """And nothing else does: all other stages are what they were."""
+    steps = {step.label: step for step in planned({**parameters, "data": rows_for_lora(project)})}
+    new = [f"{stage}-lora" for stage in ("ingest", "clean", "shard", "tokens")]
+    assert [label for label, step in steps.items() if not step.reused] == [*new, "lora", "evaluate", "publish"]
+    assert steps["lora"].reads == {"tokens": "tokens-lora (new)", "model": "models:/minimind-sft/1"}
+    assert steps["sft"].uri == "models:/minimind-sft/1"
+    chats = {step.label: step for step in planned({**parameters, "overrides": ["lora.rank=2"]})}
+    assert chats["lora"].reads["tokens"] == "models:/minimind-tokens-chat/1"
+    mixed = {**parameters, "data": str(project / "own.toml"), "overrides": ["lora.mix.chat=0.5"]}
+    read = {step.label: step.reads for step in planned(mixed)}["lora"]
+    assert (read["tokens"], read["tokens_chat"]) == ("tokens-lora (new)", "models:/minimind-tokens-chat/1")
+    assert "lora" not in {step.label for step in planned({**mixed, "data": parameters["data"]})}
+
+
 def test_gc_keeps_what_the_registry_names_and_finds_what_it_left_behind(
     parameters: dict[str, str], published: str, tracker: Tracker
 ):
@@ -386,3 +412,23 @@ def test_a_champion_is_what_was_promoted(parameters: dict[str, str], published: 
     assert (again.before, again.now) == (done.now, done.now)
     with pytest.raises(ConfigError, match="is a tokenizer, not a model"):
         promote("models:/minimind-tokenizer/1")
+
+
+@pytest.mark.slow
+def test_lora_learns_from_rows_of_its_own(project: Path, parameters: dict[str, str], published: str, tracker: Tracker):
+    """From the files to the model; then the stage alone takes them too. It stands last: the registry knows of them."""
+    full_pipeline(recipe=parameters["recipe"], data=rows_for_lora(project))
+    model = tracker.resolve("models:/minimind-lora@candidate", Store())
+    tokens = tracker.resolve("models:/minimind-tokens-lora@candidate", Store())
+    assert tracker.resolve("models:/minimind-corpus-lora@candidate", Store()).label == "shard-lora"
+    assert model.manifest.parents["tokens"] == tokens.fingerprint
+    (alone,) = planned({"recipe": parameters["recipe"], "overrides": ["lora.rank=2"]}, "lora")
+    assert alone.reads["tokens"] == "models:/minimind-tokens-lora/1"
+    given = {"recipe": parameters["recipe"], "tokens": "models:/minimind-tokens-chat@candidate"}
+    (told,) = planned(given, "lora")
+    assert told.reads["tokens"] == "models:/minimind-tokens-chat/1"
+    (chats,) = planned(
+        {"recipe": parameters["recipe"], "overrides": ["lora.length=64"], "corpus": "models:/minimind-corpus-chat/1"},
+        "tokens",
+    )
+    assert chats.reused, "what LoRA does not read does not follow from its length"

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minimind.data.kinds import RowKind
 from minimind.data.reading.checking import Form, check_block
 from minimind.data.reading.files import Block
 from minimind.data.reading.json_rows import LineIndex
@@ -30,8 +31,8 @@ ROW = st.fixed_dictionaries({"conversations": TURNS}, optional={"id": st.integer
 GOOD = '{"conversations": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
 
 
-def same_either_way(data: bytes, patch: pytest.MonkeyPatch) -> None:
-    form = Form(rows="chat")
+def same_either_way(data: bytes, patch: pytest.MonkeyPatch, rows: RowKind = "chat") -> None:
+    form = Form(rows=rows)
     quick = check_block(form, Block(data), source="s", first_line=1)
     with patch.context() as general:
         general.setattr(Form, "is_of_plain_chats", lambda _: False)
@@ -74,6 +75,10 @@ def test_what_is_not_certain_is_left_for_the_general_way(line: str, monkeypatch:
     data = f"{GOOD}\n{line}\n{GOOD}\n".encode()
     assert plain_chats(LineIndex(data)).lines.tolist() == [0, 2]
     same_either_way(data, monkeypatch)
+
+
+def test_conversations_for_lora_are_taken_the_same_way(monkeypatch: pytest.MonkeyPatch):
+    same_either_way(f'{GOOD}\n{{"conversations": []}}\n{GOOD}\n'.encode(), monkeypatch, "lora")
 
 
 def test_plain_conversations_are_taken_at_once():

@@ -67,6 +67,16 @@ def test_tokens_follow_from_the_trainings_that_read_them():
     assert mixed.tokens_config("chat").row_lengths == (64, 256)
 
 
+def test_lora_rows_have_the_length_of_lora_and_then_leave_chats_alone():
+    """A short LoRA on a few rows must not drop long conversations that only SFT reads."""
+    recipe = load_recipe("quickstart", overrides=["sft.length=512", "lora.length=128", "tokens.lora_too_long=cut_left"])
+    lora = recipe.tokens_config("lora", ("pretrain", "chat", "lora"))
+    assert (lora.max_tokens, lora.too_long, lora.row_lengths) == (128, "cut_left", (128,))
+    assert lora == recipe.tokens_config("lora")
+    assert recipe.tokens_config("chat", ("pretrain", "chat", "lora")).max_tokens == 512
+    assert recipe.tokens_config("chat", ("pretrain", "chat")).max_tokens == 128
+
+
 def test_a_policy_that_a_kind_of_rows_cannot_have_is_named():
     with pytest.raises(ConfigError, match=r"tokens\.preference_too_long"):
         load_recipe("quickstart", overrides=["tokens.preference_too_long=split"])

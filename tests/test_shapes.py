@@ -283,6 +283,7 @@ def test_a_row_that_failed_is_recognised(row: Any, clause: str):
 def test_what_was_asked_for_is_not_recommended():
     """A chat row that failed as a chat row has another fault; advice to do what was done is none."""
     assert recognise({"conversations": [ASKED]}, kind="chat") == ""
+    assert recognise({"conversations": [ASKED]}, kind="lora") == ""
     assert recognise({"conversations": [ASKED]}, kind="prompt") == ""
     assert recognise({"instruction": "Q", "output": ""}, kind="chat", shape="alpaca") == ""
     assert (

@@ -29,9 +29,10 @@ def test_every_shipped_spec_loads_and_configures_its_stages(name: str):
 
 
 def test_the_template_needs_nothing_but_paths():
-    """local.toml is meant to be copied: all three kinds, every field it shows is one that exists."""
+    """local.toml is meant to be copied: all kinds but prompts, every field it shows is one that exists."""
     assert kinds(load_spec("local")) == ("pretrain", "chat", "preference")
     text = (CHECKOUT / "data_specs" / "local.toml").read_text(encoding="utf-8")
+    assert '# rows = "lora"' in text
     commented = [line.lstrip("# ") for line in text.splitlines() if line.startswith("# ") and "=" in line]
     keys = {line.split("=")[0].strip() for line in commented if line.split("=")[0].strip().isidentifier()}
     fields = {*data_spec.SourceConfig.model_fields, *data_spec.CleanRules.model_fields}
@@ -71,7 +72,8 @@ def test_missing_file_is_named(tmp_path: Path):
         ('[[source]]\nname = "a"\nrows = "pretrain"\npaht = "x"\n', "unknown key `source.0.paht`.*`path`"),
         ('[[source]]\nname = "a"\nrows = "pretrain"\n', "needs `path`"),
         ('[[source]]\nname = "a"\nrows = "chat"\nkind = "hub"\n', "needs `dataset`"),
-        ('[[source]]\nname = "a"\nrows = "prompt"\nkind = "pydocs"\n', "pydocs has no prompts"),
+        ('[[source]]\nname = "a"\nrows = "prompt"\nkind = "pydocs"\n', "pydocs has no prompt rows"),
+        ('[[source]]\nname = "a"\nrows = "lora"\nkind = "pydocs"\n', "pydocs has no lora rows"),
         ('[[source]]\nname = "a"\nrows = "chat"\npath = "x"\nas_text = true\n', "as_text"),
         (
             '[[source]]\nname = "a"\nrows = "chat"\npath = "x"\nkeys = {text = "t"}\n',

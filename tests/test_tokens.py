@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from minimind.artifact import Artifact, Store
 from minimind.data import shards
-from minimind.data.documents import RowKind
+from minimind.data.kinds import CONVERSATIONS, RowKind
 from minimind.data.sharding import SHARD, ShardConfig
 from minimind.data.shards import content_bytes, read_rows
 from minimind.errors import ArtifactError, ConfigError, DataError, MissingError
@@ -63,6 +63,22 @@ def test_chat_documents_are_the_rendered_rows(
         assert token_set.bytes[number] == rendered.trained_bytes
     assert len(token_set.trained) == len(token_set.tokens)
     assert token_set.trained[-1] == 0
+
+
+def test_conversations_for_lora_become_the_documents_that_chats_become(
+    seal_corpus: SealCorpus, tokenizer_artifact: Artifact, store: Store, token_artifacts: dict[RowKind, Artifact]
+) -> None:
+    """All answers of them are learnt, and each is in the split that it is in as a chat."""
+    inputs = {
+        "corpus": seal_corpus("lora", conversations(60), validation_fraction=0.2),
+        "tokenizer": tokenizer_artifact,
+    }
+    artifact, _ = build(TOKENS, TokensConfig(rows="lora"), inputs, store=store)
+    assert artifact.label == "tokens-lora"
+    for split in ("train", "val"):
+        lora, chat = (TokenSet.open(one.dir / split) for one in (artifact, token_artifacts["chat"]))
+        assert lora.trained is not None and chat.trained is not None
+        assert lora.tokens.tolist() == chat.tokens.tolist() and lora.trained.tolist() == chat.trained.tolist()
 
 
 def test_pairs_are_chosen_then_rejected(tokenizer: Tokenizer, token_artifacts: dict[RowKind, Artifact]) -> None:
@@ -152,7 +168,7 @@ def test_rows_of_another_kind_are_an_error(corpus: Artifact, tokenizer_artifact:
 
 def test_pretraining_takes_no_limit() -> None:
     """It would be ignored, and a setting that is ignored misleads."""
-    with pytest.raises(ValidationError, match="max_tokens and too_long are for chat"):
+    with pytest.raises(ValidationError, match="max_tokens and too_long are not for pretrain rows"):
         TokensConfig(rows="pretrain", max_tokens=100)
 
 
@@ -226,6 +242,7 @@ def many_batches(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "pretrain": [{"text": text} for text in documents(200)],
         "chat": conversations(60),
         "preference": preferences(40),
+        "lora": conversations(60),
         "prompt": prompts(40),
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -334,7 +351,7 @@ def test_cut_conversations_are_counted_and_written_down(
     assert any("cut.jsonl" in warning for warning in artifact.summary().warnings)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "prompt"])
+@pytest.mark.parametrize("kind", [*KINDS, "lora", "prompt"])
 def test_the_ledger_of_every_source_balances_to_the_unit(
     tokenizer_artifact: Artifact, store: Store, tmp_path: Path, kind: RowKind
 ) -> None:
@@ -344,7 +361,8 @@ def test_the_ledger_of_every_source_balances_to_the_unit(
     values = given.get(kind, conversations(60))
     rows, _ = build(GIVEN_ROWS, GivenRows(rows=kind, values=values, sources=3), {}, store=own)
     corpus, _ = build(SHARD, ShardConfig(rows=kind, validation_fraction=0.2), {"rows": rows}, store=own)
-    limits = {} if kind == "pretrain" else {"max_tokens": 60, "too_long": "split" if kind == "chat" else "cut_left"}
+    policy = "split" if kind in CONVERSATIONS else "cut_left"
+    limits = {} if kind == "pretrain" else {"max_tokens": 60, "too_long": policy}
     inputs = {"corpus": corpus, "tokenizer": tokenizer_artifact}
     artifact, _ = build(TOKENS, TokensConfig(rows=kind, **limits), inputs, store=own)
     lost = 0

@@ -9,6 +9,7 @@ from training_parts import TINY
 
 from minimind.errors import ConfigError
 from minimind.train.config import TrainConfig
+from minimind.train.splits import rows_read
 from minimind.train.stage_configs import DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainRun
 
 
@@ -85,6 +86,7 @@ def test_a_rank_reads_back_the_settings_of_its_stage() -> None:
     ("cls", "values", "said"),
     [
         (SftConfig, {"mix": {"chat": 0.1}}, "other than its own, chat"),
+        (SftConfig, {"mix": {"lora": 0.1}}, "Input should be 'pretrain' or 'chat'"),
         (TrainConfig, {"mix": {"pretrain": 0.1}}, "other than its own, pretrain"),
         (SftConfig, {"mix": {"pretrain": 0.995}}, "leaves 0.01 or more"),
         (DpoConfig, {"mix": {"chat": 0.1}}, "dpo learns from pairs alone"),
@@ -98,6 +100,15 @@ def test_a_mixture_or_augmentation_that_cannot_be_is_an_error(
     """Said before anything is built, with the settings that disagree."""
     with pytest.raises(ValidationError, match=said):
         cls(epochs=1, **values)
+
+
+def test_lora_learns_rows_of_its_own_where_there_are_any() -> None:
+    """And chats beside them where `mix` says so: then these are not its own, whatever there is."""
+    config = LoraConfig(epochs=1)
+    assert config.own_kind(["pretrain", "chat"]) == config.own_kind() == "chat"
+    assert config.own_kind(["pretrain", "chat", "lora"]) == "lora"
+    assert rows_read(config.replace(mix={"chat": 0.5}), ["chat"]) == {"tokens": "lora", "tokens_chat": "chat"}
+    assert rows_read(SftConfig(epochs=1), ["pretrain", "chat", "lora"]) == {"tokens": "chat"}
 
 
 def test_mixtures_and_augmentation_are_off_by_default_and_count() -> None:

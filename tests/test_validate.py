@@ -86,7 +86,8 @@ def written(out: Path) -> tuple[bytes, list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "cases"), [("pretrain", PRETRAIN), ("chat", CHAT), ("preference", PREFERENCE), ("prompt", PROMPT)]
+    ("kind", "cases"),
+    [("pretrain", PRETRAIN), ("chat", CHAT), ("lora", CHAT), ("preference", PREFERENCE), ("prompt", PROMPT)],
 )
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_each_line_is_kept_unchanged_or_dropped_with_its_reason(tmp_path: Path, kind: Any, cases: Any, end: bytes):

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from minimind.cli.shared import AsJson, console
+from minimind.data.kinds import RowKind
 from minimind.events import EVENTS_FILE, read_events
 
 app = typer.Typer(
@@ -21,14 +22,13 @@ app = typer.Typer(
     help="Check and clean rows, and see what became of each of them.",
 )
 
-Kind = Literal["pretrain", "chat", "preference", "prompt"]
 Paths = Annotated[
     list[str],
     typer.Argument(
         metavar="PATH...", help="Files or folders: JSONL (plain, .gz, .zst), Parquet, Arrow or text; URLs too."
     ),
 ]
-KindOption = Annotated[Kind, typer.Option("--kind", "-k", help="What the rows are.")]
+KindOption = Annotated[RowKind, typer.Option("--kind", "-k", help="What the rows are.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="A directory for what comes out; made if need be.")]
 ShapeOption = Annotated[
     Literal["minimind", "alpaca", "sharegpt", "messages"], typer.Option(help="How the rows are written.")
@@ -118,7 +118,7 @@ def report(
             help="An output directory of `data clean`, or a clean artifact; by default the newest artifact."
         ),
     ] = None,
-    kind: Annotated[Kind, typer.Option("--kind", "-k", help="Of the newest artifact.")] = "pretrain",
+    kind: Annotated[RowKind, typer.Option("--kind", "-k", help="Of the newest artifact.")] = "pretrain",
     as_json: AsJson = False,
 ) -> None:
     """Say what became of every row: the funnel by rule and source, examples, duplicates, languages, the ledger.

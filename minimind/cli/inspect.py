@@ -8,13 +8,13 @@ import typer
 from rich.markup import escape
 
 from minimind.cli.shared import AsJson, console, local
+from minimind.data.kinds import RowKind
 from minimind.errors import ConfigError
 
 if TYPE_CHECKING:
     from minimind.artifact import Artifact
     from minimind.tokens.trainings import Training
 
-Kind = Literal["pretrain", "chat", "preference", "prompt"]
 TokensKinds = ("tokens",)
 _LINTED = ("tokens", "shard", "clean", "ingest")
 _TRAINED = ("pretrain", "sft", "dpo", "lora", "distill")
@@ -26,7 +26,7 @@ def lint(
         str, typer.Argument(help="A file or folder of rows, or a token set or corpus: name, URI or directory.")
     ],
     kind: Annotated[
-        Optional[Kind],  # noqa: UP045
+        Optional[RowKind],  # noqa: UP045
         typer.Option("--kind", "-k", help="What the rows are; by default told from the first of them."),
     ] = None,
     shape: Annotated[

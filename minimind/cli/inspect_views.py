@@ -106,7 +106,7 @@ def _section(asked: Batching, tokens: TokenSet) -> TrainConfig:
     from minimind.recipe import load_recipe
 
     recipe = load_recipe(asked.recipe or "quickstart")
-    stage = asked.stage or {"pretrain": "pretrain", "preference": "dpo"}.get(tokens.kind, "sft")
+    stage = asked.stage or {"pretrain": "pretrain", "preference": "dpo", "lora": "lora"}.get(tokens.kind, "sft")
     if stage not in TRAININGS:
         raise ConfigError(f"--stage {stage}: no training{nearest(stage, TRAININGS)}")
     section = getattr(recipe, stage)

@@ -1,7 +1,8 @@
-"""Rows: the four kinds, their Arrow schemas, and the one check every row passes before it is believed.
+"""Rows: the five kinds, their Arrow schemas, and the one check every row passes before it is believed.
 
     pretrain    {"text": "…"}
     chat        {"conversations": [{"role", "content", "reasoning_content"?, "tools"?, "tool_calls"?}, …]}
+    lora        the same; conversations for LoRA alone
     preference  {"chosen": [message, …], "rejected": [message, …]}   or   {"prompt", "chosen", "rejected"} as strings
     prompt      {"prompt": "…"}   or   {"prompt": [message, …]}   or   {"conversations": [message, …]}
 
@@ -28,15 +29,15 @@ Not here: reading JSON (`strict_json`) and files (`files`), the drop log (`dropp
 import json
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import pyarrow as pa
 import xxhash
 
+from minimind.data.kinds import CONVERSATIONS, RowKind
 from minimind.data.reading.strict_json import RowError
 
-RowKind = Literal["pretrain", "chat", "preference", "prompt"]
 Row = dict[str, Any]
 Message = dict[str, str | None]
 
@@ -58,7 +59,7 @@ _ORIGIN = [
 ]
 SCHEMAS: dict[RowKind, pa.Schema] = {
     "pretrain": pa.schema([*_ORIGIN, pa.field("text", pa.string(), nullable=False)]),
-    "chat": pa.schema([*_ORIGIN, pa.field("conversations", pa.list_(MESSAGE), nullable=False)]),
+    **dict.fromkeys(CONVERSATIONS, pa.schema([*_ORIGIN, pa.field("conversations", pa.list_(MESSAGE), nullable=False)])),
     "preference": pa.schema(
         [
             *_ORIGIN,
@@ -70,7 +71,7 @@ SCHEMAS: dict[RowKind, pa.Schema] = {
 }
 CONTENT: dict[RowKind, tuple[str, ...]] = {
     "pretrain": ("text",),
-    "chat": ("conversations",),
+    **dict.fromkeys(CONVERSATIONS, ("conversations",)),
     "preference": ("chosen", "rejected"),
     "prompt": ("prompt",),
 }
@@ -96,12 +97,15 @@ def row_id(kind: RowKind, content: Mapping[str, Any]) -> str:
 
 @cache
 def id_seed(kind: RowKind) -> int:
-    """What the ids of one kind are hashed with: equal words of another kind are another row."""
-    return xxhash.xxh3_64_intdigest(kind.encode())
+    """What the ids of one kind are hashed with: equal words of another kind are another row.
+
+    A conversation has one id, whoever learns from it: so it is on one side of the split for all of them.
+    """
+    return xxhash.xxh3_64_intdigest(("chat" if kind in CONVERSATIONS else kind).encode())
 
 
 def messages_of(kind: RowKind, row: Mapping[str, Any]) -> list[Message]:
-    """All messages of a chat, preference or prompt row, in order; none for a pretraining row."""
+    """All messages of a row, in order; none for a pretraining row."""
     return [] if kind == "pretrain" else [message for name in CONTENT[kind] for message in row[name]]
 
 
@@ -112,7 +116,7 @@ def _check_pretrain(value: Mapping[str, Any]) -> Row:
     return {"text": text}
 
 
-def _check_chat(value: Mapping[str, Any]) -> Row:
+def _check_conversations(value: Mapping[str, Any]) -> Row:
     return {"conversations": _conversation(field(value, "conversations"), "conversations")}
 
 
@@ -151,7 +155,7 @@ def _check_prompt(value: Mapping[str, Any]) -> Row:
 
 _CHECKS: dict[RowKind, Callable[[Mapping[str, Any]], Row]] = {
     "pretrain": _check_pretrain,
-    "chat": _check_chat,
+    **dict.fromkeys(CONVERSATIONS, _check_conversations),
     "preference": _check_preference,
     "prompt": _check_prompt,
 }

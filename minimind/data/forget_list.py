@@ -6,10 +6,10 @@ A list is JSON Lines. A line names one row:
     {"id": "0123456789abcdef", "rows": "chat"}         by its id in the corpus, and the kind of rows it is of
     {"source": "web", "file": "a.jsonl", "line": 7}    by its place; `file` where the source has several
 
-A row's id is made of its content as it was read, so equal rows are one row wherever they stand. A conversation also
-names the text and the prompt that sources make of it, unless `rows` beside it says which kind alone is meant. A line
-of `dropped.jsonl` is a place as it stands. An id without `rows`, also bare on its line, will do to look for a row.
-It will not do to leave it out: every kind of rows would be cleaned again for it.
+A row's id is made of its content as it was read, so equal rows are one row wherever they stand. A conversation is
+meant wherever it is learnt, and as the text and the prompt that sources make of it, unless `rows` beside it says which
+kind alone is meant. A line of `dropped.jsonl` is a place as it stands. An id without `rows`, also bare on its line,
+will do to look for a row. It will not do to leave it out: every kind of rows would be cleaned again for it.
 
 Not here: leaving rows out (`forgetting`), who saw them (`minimind.forget`).
 """
@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from minimind.config import Config, nearest
 from minimind.data.arrays import Bools, int64s, strings
 from minimind.data.documents import RowKind, check_row
+from minimind.data.kinds import CONVERSATIONS
 from minimind.data.reading.checking import Form, checked_row
 from minimind.data.reading.sources import SourceConfig
 from minimind.data.reading.strict_json import RowError, read_json
@@ -216,7 +217,7 @@ def _ids_of(value: Mapping[str, Any], kind: RowKind) -> dict[str, str]:
     with suppress(RowError):
         found[AS_TEXT] = checked_row(Form(rows="pretrain", as_text=True), value)[0]["id"]
     try:
-        found["chat"] = check_row("chat", value)["id"]
+        found |= {name: check_row(name, value)["id"] for name in CONVERSATIONS}
     except RowError:
         if not found:
             raise

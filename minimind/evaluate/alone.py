@@ -12,8 +12,8 @@ from pathlib import Path
 from minimind.artifact import MANIFEST_FILE, Artifact, open_artifact
 from minimind.config import nearest
 from minimind.errors import ConfigError
-from minimind.evaluate.config import BUILT_IN, EvaluateConfig
-from minimind.evaluate.gathering import CORPORA, all_material, baselines_of, digests, ngrams_of
+from minimind.evaluate.config import BUILT_IN, CORPORA, HELD_OUT, EvaluateConfig
+from minimind.evaluate.gathering import all_material, baselines_of, digests, ngrams_of
 from minimind.evaluate.hub_suites import SUITES
 from minimind.evaluate.intervals import Resampling
 from minimind.evaluate.material import Material
@@ -24,8 +24,6 @@ from minimind.evaluate.table import ANSWERS_FILE, ITEMS_FILE, write_answers, wri
 from minimind.lineage import ancestors, by_age
 from minimind.runtime import write_json
 
-HELD_OUT = tuple(CORPORA.values())
-"""Tasks that are the held-out rows of the corpora a model comes from."""
 _UNKNOWN = "it is no artifact of this store, so nobody knows what it was trained on"
 
 
@@ -66,8 +64,8 @@ def examine_alone(
     wanted = set(HELD_OUT).intersection(suites) if suites or config.has_files else set(HELD_OUT)
     config = _with_suites(config, suites)
     digests(config)  # tells of a file that is not there before anything is read
-    used = {name: corpus for name, corpus in corpora.items() if CORPORA[name] in wanted}
-    if missing := set(HELD_OUT).intersection(suites) - {CORPORA[name] for name in used}:
+    used = {name: corpus for name, corpus in corpora.items() if CORPORA[name][1] in wanted}
+    if missing := set(HELD_OUT).intersection(suites) - {CORPORA[name][1] for name in used}:
         raise ConfigError(
             f"no held-out rows for {', '.join(sorted(missing))}: the corpora that {directory} comes from are not in "
             "the store; give a file with --text, --chats or --pairs"
@@ -105,7 +103,7 @@ def _with_suites(config: EvaluateConfig, suites: Sequence[str]) -> EvaluateConfi
 
 def _corpora(artifact: Artifact) -> dict[str, Artifact]:
     """The corpora a model comes from, by the names of the stage's inputs; the newest of each kind of rows."""
-    inputs = {"pretrain": "corpus", "chat": "corpus_chat", "preference": "corpus_preference"}
+    inputs = {rows: name for name, (rows, _) in CORPORA.items()}
     shards = [one for one in by_age(ancestors(artifact).values()) if one.kind == "shard"]
     rows = [(str(one.manifest.parts.config.get("rows")), one) for one in shards]
     return {inputs[kind]: one for kind, one in rows if kind in inputs}

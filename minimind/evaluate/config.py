@@ -8,11 +8,21 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator
 
 from minimind.config import WHERE, Config
+from minimind.data.kinds import RowKind
 from minimind.runtime import Precision, home
 
 ModelName = Literal["pretrain", "sft", "dpo", "lora", "distill"]
 MODEL_NAMES: tuple[ModelName, ...] = get_args(ModelName)
 """In the order in which a report shows them."""
+
+CORPORA: dict[str, tuple[RowKind, str]] = {
+    "corpus": ("pretrain", "text"),
+    "corpus_chat": ("chat", "chat"),
+    "corpus_preference": ("preference", "preference"),
+    "corpus_lora": ("lora", "lora_chat"),
+}
+"""Input of the stage → its kind of rows, and what the task of its held-out ones is called."""
+HELD_OUT = tuple(task for _, task in CORPORA.values())
 
 BuiltIn = Literal["arithmetic", "tools", "instructions"]
 BUILT_IN: tuple[BuiltIn, ...] = get_args(BuiltIn)

@@ -6,6 +6,7 @@ Not here: what curves and sources give reason to warn of (`card_trainings`, `car
 
 from collections.abc import Iterator, Mapping
 
+from minimind.evaluate.config import HELD_OUT
 from minimind.evaluate.results import METRICS, Evaluation, Figure, ModelResult, TaskResult
 
 CHANCE = 0.5
@@ -24,8 +25,6 @@ FEW_ITEMS = 25
 """Fewer items than this leave an interval of ± 20 points and more."""
 SEEN = 0.01
 """Share of a task's items that trainings may have seen: as much moves a share by a point at most."""
-HELD_OUT = ("text", "chat", "preference")
-"""The tasks that are rows of the corpora."""
 
 
 def findings(evaluation: Evaluation) -> list[str]:

@@ -8,23 +8,22 @@ from pathlib import Path
 
 from minimind.artifact import Artifact
 from minimind.data.documents import CONTENT
+from minimind.data.kinds import RowKind
 from minimind.data.shards import read_batches
 from minimind.errors import ConfigError, MissingError
 from minimind.evaluate.baseline import ByteNgram, fit_ngram, xz_bits_per_byte
-from minimind.evaluate.config import FILE_SETTINGS, EvaluateConfig, suites_dir
+from minimind.evaluate.config import CORPORA, FILE_SETTINGS, HELD_OUT, EvaluateConfig, suites_dir
 from minimind.evaluate.hub_suites import SUITES, fetch
 from minimind.evaluate.material import Material, Ngrams, joined
 from minimind.evaluate.perplexity import Texts
 from minimind.evaluate.prompts.asked import Asked
 from minimind.evaluate.prompts.items import builtin, builtin_file, read_prompts
-from minimind.evaluate.results import Baselines, Kind
-from minimind.evaluate.rows import from_file, held_out, read_choices, task_name
+from minimind.evaluate.results import Baselines
+from minimind.evaluate.rows import KINDS, from_file, held_out, read_choices, task_name
 from minimind.runtime import file_sha256
 
-CORPORA: dict[str, Kind] = {"corpus": "text", "corpus_chat": "chat", "corpus_preference": "preference"}
-"""Input of the stage → the kind of task that its held-out rows are."""
-ROWS: dict[str, Kind] = {"texts": "text", "chats": "chat", "pairs": "preference"}
-"""Setting → the kind of task that the rows of its files are."""
+ROWS: dict[str, RowKind] = {"texts": "pretrain", "chats": "chat", "pairs": "preference"}
+"""Setting → the kind of rows in its files."""
 
 
 def all_material(config: EvaluateConfig, corpora: Mapping[str, Artifact]) -> list[Material]:
@@ -42,8 +41,8 @@ def from_corpora(config: EvaluateConfig, corpora: Mapping[str, Artifact]) -> lis
     """What the corpora hold out, as far as they do."""
     limits = {"text": config.max_documents, "chat": config.max_chats, "preference": config.max_pairs}
     found = [
-        held_out(corpora[name], kind, limit=limits[kind], seed=config.seed)
-        for name, kind in CORPORA.items()
+        held_out(corpora[name], rows, task, limit=limits[KINDS[rows]], seed=config.seed)
+        for name, (rows, task) in CORPORA.items()
         if name in corpora
     ]
     return [material for material in found if material is not None]
@@ -53,7 +52,7 @@ def from_settings(config: EvaluateConfig) -> list[Material]:
     """Files, sets by name and the project's own prompts. Raises ConfigError where two would have one name."""
     material: list[Material] = [*_from_files(config), *_from_prompts(config)]
     names = [one.name for one in material]
-    if twice := sorted({name for name in names if names.count(name) > 1 or name in CORPORA.values()}):
+    if twice := sorted({name for name in names if names.count(name) > 1 or name in HELD_OUT}):
         raise ConfigError(f"[evaluate] two tasks are called {', '.join(twice)}; rename a file")
     return material
 
@@ -90,9 +89,9 @@ def baselines_of(config: EvaluateConfig, materials: Sequence[Material], train: S
 
 
 def _from_files(config: EvaluateConfig) -> Iterator[Material]:
-    for setting, kind in ROWS.items():
+    for setting, rows in ROWS.items():
         for entry in getattr(config, setting):
-            yield from_file(_path(entry), kind, limit=config.max_items, seed=config.seed)
+            yield from_file(_path(entry), rows, limit=config.max_items, seed=config.seed)
     for entry in (*config.choices, *config.cloze):
         suite = SUITES.get(entry)
         kind = suite.kind if suite else "cloze" if entry in config.cloze else "choices"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from minimind.artifact import Artifact
-from minimind.data.documents import RowKind
+from minimind.data.kinds import RowKind
 from minimind.data.reading.checking import Form
 from minimind.data.reading.files import find_all
 from minimind.data.reading.readers import check_part, cut_file
@@ -29,27 +29,30 @@ from minimind.evaluate.preference import Pairs
 from minimind.evaluate.results import Kind
 from minimind.evaluate.scoring import choose
 
-ROW_KINDS: dict[str, RowKind] = {"text": "pretrain", "chat": "chat", "preference": "preference"}
-"""Kind of task → kind of rows."""
+KINDS: dict[RowKind, Kind] = {"pretrain": "text", "chat": "chat", "preference": "preference", "lora": "chat"}
+"""Kind of rows → kind of task."""
 
 
-def held_out(corpus: Artifact, kind: Kind, *, limit: int, seed: int) -> Material | None:
-    """The held-out rows of a corpus, at most `limit` chosen by `seed`; None where it holds none out."""
+def held_out(corpus: Artifact, rows_of: RowKind, name: str, *, limit: int, seed: int) -> Material | None:
+    """The held-out rows of a corpus as a task, at most `limit` chosen by `seed`; None where it holds none out."""
     count = count_rows(corpus.dir / "val")
     places = choose(count, limit=limit, seed=seed)
     rows = list(_taken(corpus.dir / "val", places))
-    about = f"{len(rows):,} of {count:,} held-out {ROW_KINDS[kind]} rows"
-    return _material(kind, kind, rows, about) if rows else None
+    about = f"{len(rows):,} of {count:,} held-out {rows_of} rows"
+    return _material(KINDS[rows_of], name, rows, about) if rows else None
 
 
-def from_file(path: Path, kind: Kind, *, limit: int | None = None, seed: int = 0) -> Material:
+def from_file(path: Path, rows_of: RowKind, *, limit: int | None = None, seed: int = 0) -> Material:
     """The rows of a user's file. Raises DataError with file and line for the first that cannot be measured."""
-    rows = list(_checked(path, ROW_KINDS[kind]))
+    rows = list(_checked(path, rows_of))
     if not rows:
         raise DataError(f"{path}: has no rows; give a file with one row a line")
     chosen = choose(len(rows), limit=limit or len(rows), seed=seed)
     return _material(
-        kind, task_name(path), [rows[place] for place in chosen.tolist()], _about(path, len(chosen), len(rows))
+        KINDS[rows_of],
+        task_name(path),
+        [rows[place] for place in chosen.tolist()],
+        _about(path, len(chosen), len(rows)),
     )
 
 

@@ -17,10 +17,10 @@ from minimind import runtime
 from minimind.artifact import Artifact, Inputs, Summary
 from minimind.errors import ConfigError
 from minimind.evaluate.answers import answer_prompts
-from minimind.evaluate.config import MODEL_NAMES, EvaluateConfig
+from minimind.evaluate.config import CORPORA, MODEL_NAMES, EvaluateConfig
 from minimind.evaluate.contamination import Overlap, overlaps_of_each, trainings_behind, worst
 from minimind.evaluate.findings import findings
-from minimind.evaluate.gathering import CORPORA, all_material, baselines_of, digests, ngrams_of
+from minimind.evaluate.gathering import all_material, baselines_of, digests, ngrams_of
 from minimind.evaluate.intervals import Resampling
 from minimind.evaluate.material import Material, Subject
 from minimind.evaluate.measuring import Scores, leaks_of, measure, result_of, task_of

@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from minimind.data.kinds import CONVERSATIONS
 from minimind.errors import ConfigError
 from minimind.tokens.batches import RowSource, require
 from minimind.tokens.chat import render, render_prompt
@@ -101,9 +102,9 @@ class AugmentedBatches(RowSource):
         self, token_set: TokenSet, augmentation: Augmentation, *, row_length: int, batch_rows: int, seed: int
     ) -> None:
         require(token_set, row_length, batch_rows)
-        if token_set.kind != "chat":
+        if token_set.kind not in CONVERSATIONS:
             raise ConfigError(
-                f"augmentation (`system_share`, `empty_think_share`) is for chat rows, not {token_set.kind}"
+                f"augmentation (`system_share`, `empty_think_share`) is for conversations, not {token_set.kind} rows"
             )
         self._set, self._augmentation = token_set, augmentation
         self.row_length, self._batch_rows, self._seed = row_length, batch_rows, seed

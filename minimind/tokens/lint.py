@@ -84,7 +84,7 @@ def lint_tokens(directory: Path, *, target: str = "", tokenizer_dir: Path | None
     splits.conclude(findings, locate)
     for split, tokens in sets.items():
         source = rows[split]
-        if tokenizer_dir and source is not None and tokens.kind in ("chat", "preference", "prompt"):
+        if tokenizer_dir and source is not None and tokens.kind != "pretrain":
             _compare_documents(tokens, split, source, tokenizer_dir, findings, locate)
         elif source is None and tokens.kind != "pretrain":
             findings.skipped.append(f"template_differs, {split}: its corpus is not in the store")

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from minimind.data.documents import RowKind
+from minimind.data.documents import CONTENT, RowKind
 from minimind.data.reading.tally import FEW_ROWS
 from minimind.tokens.lint_answers import Answers
 from minimind.tokens.lint_rules import Findings, Place
@@ -75,7 +75,7 @@ class RowRules:
                 excerpt = str(row["chosen"][-1]["content"])
                 self._findings.add("identical_pair", place, "they differ in white space alone", excerpt)
         else:
-            name = "conversations" if self._kind == "chat" else "prompt"
+            (name,) = CONTENT[self._kind]
             self._turns(row[name], place, name)
 
     def conclude(self) -> None:

@@ -128,7 +128,7 @@ class SetRules:
     def _lengths(self) -> None:
         """Documents of the greatest length that end in the middle of a turn."""
         tokens, lengths = self.tokens, np.diff(self.tokens.offsets)
-        if tokens.kind not in ("chat", "preference") or not len(lengths):
+        if tokens.kind in ("pretrain", "prompt") or not len(lengths):
             return
         longest = int(lengths.max())
         full = np.flatnonzero(lengths == longest)

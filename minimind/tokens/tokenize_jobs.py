@@ -24,6 +24,7 @@ from minimind.config import WHERE, Config
 from minimind.data.booking import content_text, source_names
 from minimind.data.documents import CONTENT, RowKind
 from minimind.data.dropped import DropLog
+from minimind.data.kinds import CONVERSATIONS
 from minimind.data.pieces import Advance
 from minimind.data.reading.tally import measure
 from minimind.data.shards import content_bytes
@@ -45,7 +46,7 @@ class TokensConfig(Config):
 
     rows: RowKind
     max_tokens: int | None = Field(default=None, ge=8)
-    """Longest chat, prompt or side of a pair that is kept whole; no more than the row length of the training."""
+    """Longest conversation, prompt or side of a pair that is kept whole; no more than the training's row length."""
     too_long: TooLong = "drop"
     """What becomes of a longer one; a pair or a prompt cannot be split."""
     row_lengths: Annotated[tuple[int, ...], WHERE] = ()
@@ -56,11 +57,9 @@ class TokensConfig(Config):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.rows == "pretrain" and (self.max_tokens is not None or self.too_long != "drop"):
-            raise ValueError(
-                "max_tokens and too_long are for chat, preference and prompt rows; long documents are split"
-            )
-        if self.too_long == "split" and self.rows != "chat":
-            raise ValueError(f'too_long = "split" is for chat rows; {self.rows} rows can be "drop" or "cut_left"')
+            raise ValueError("max_tokens and too_long are not for pretrain rows; long documents are split")
+        if self.too_long == "split" and self.rows not in CONVERSATIONS:
+            raise ValueError(f'too_long = "split" is for conversations; {self.rows} rows can be "drop" or "cut_left"')
         return self
 
 
@@ -138,7 +137,7 @@ def _documents(kind: RowKind, batch: pa.RecordBatch, tokenizer: Tokenizer) -> Do
     fields = CONTENT[kind]
     conversations = list(chain.from_iterable(zip(*(batch[name].to_pylist() for name in fields), strict=True)))
     # Of a prompt no turn is learnt, so the earlier answers of it are not either.
-    rendered = render_batch(conversations, tokenizer, last_turn_only=kind != "chat")
+    rendered = render_batch(conversations, tokenizer, last_turn_only=kind not in CONVERSATIONS)
     header = render_prompt([], tokenizer) if kind == "prompt" else []
     lengths = np.fromiter((len(one.ids) + len(header) for one in rendered), np.int64, len(rendered))
     total = int(lengths.sum())

@@ -8,12 +8,14 @@ to a step (`loop.py`, `optimizer.py`, `objectives.py`).
 import json
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from minimind.config import WHERE, Config
+from minimind.data.kinds import RowKind
 from minimind.runtime import Precision
 
 StageName = Literal["pretrain", "sft", "dpo", "lora", "distill"]
@@ -39,8 +41,8 @@ class LoraSettings(Config):
 class TrainConfig(Config):
     """What all training stages have in common. Give exactly one of `epochs` and `tokens`."""
 
-    own_rows: ClassVar[str] = "pretrain"
-    """The kind of rows a stage is there for."""
+    own_rows: ClassVar[tuple[RowKind, ...]] = ("pretrain",)
+    """The kinds of rows a stage is there for. It learns from one of them: see `own_kind`."""
 
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Passes over the training split; a fraction is rounded up to whole steps."""
@@ -120,10 +122,10 @@ class TrainConfig(Config):
             raise ValueError(
                 f'`decay_fraction` and `decay_shape` are for `schedule` = "wsd", not "{self.schedule}"; leave them out'
             )
-        if self.own_rows in self.mix or sum(self.mix.values()) > 0.99:
+        if {*self.own_rows} <= {*self.mix} or sum(self.mix.values()) > 0.99:
             raise ValueError(
-                f"`mix` = {self.mix} names kinds of rows other than its own, {self.own_rows}, and leaves 0.01 or more "
-                "to those"
+                f"`mix` = {self.mix} names kinds of rows other than its own, {self.own_rows[-1]}, and leaves 0.01 or "
+                "more to those"
             )
         if self.batch_items < 1:
             raise ValueError(f"`batch_tokens` {self.batch_tokens} holds no {self._item} of `length` {self.length}")
@@ -164,6 +166,11 @@ class TrainConfig(Config):
         if self.nodes == 1 and self.rendezvous:
             raise ValueError("`rendezvous` is for several `nodes`; raise that, or leave it out")
         return self
+
+    def own_kind(self, there: Collection[str] = ()) -> RowKind:
+        """The kind of rows that is learnt where there are rows of these: the first of its own that is not mixed in."""
+        own = [kind for kind in self.own_rows if kind not in self.mix]
+        return next((kind for kind in own if kind in there), own[-1])
 
     @property
     def adapters(self) -> LoraSettings | None:

@@ -11,14 +11,14 @@ trainings a recipe has (`minimind.cli.estimate`).
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 from minimind import runtime
 from minimind.artifact import Summary
-from minimind.data.documents import RowKind
+from minimind.data.kinds import RowKind
 from minimind.errors import ConfigError
 from minimind.events import EVENTS_FILE, Event, read_events
 from minimind.model.config import ModelConfig
@@ -29,7 +29,7 @@ from minimind.train.launch import CHECKPOINTS_DIR, LOG_FILE, RUN_FILE, TRAINING_
 from minimind.train.parallel import Ranks
 from minimind.train.reference import GROUP_TOKENS_CPU, GROUP_TOKENS_GPU
 from minimind.train.setup import compiles
-from minimind.train.splits import mixed_input, open_train_split, open_val_split
+from minimind.train.splits import open_train_split, open_val_split, rows_read
 from minimind.train.stage_configs import TrainRun
 from minimind.train.stand_ins import (
     BYTES_PER_TOKEN,
@@ -56,6 +56,8 @@ class Known:
     """The inputs among them that the training will really have; the others are of the same kind."""
     model: ModelConfig
     """The shape of the models, for those that are not there."""
+    there: Collection[RowKind] = ()
+    """The kinds of rows that the data has; a training may have a choice of what it learns from."""
     text_bytes: Mapping[RowKind, int] = field(default_factory=dict)
     """Bytes of training text by kind of rows, where the token set is not there; what `epochs` are then worth."""
 
@@ -214,13 +216,12 @@ def _inputs(stage: StageName, config: TrainConfig, known: Known, work: Path) -> 
         else:
             found[name] = random_model(work / name, known.model, tokenizer)
             said.append(f"a {name} of random weights")
-    rows = {"tokens": config.own_rows} | {mixed_input(kind): kind for kind in config.mix}
     positions = config.batch_items * config.item_tokens
     amounts = {
         "tokens": (STEPS + 2) * positions,
         "val_tokens": (SAMPLE_ITEMS + config.micro_items) * config.item_tokens,
     }
-    for name, kind in rows.items():
+    for name, kind in rows_read(config, known.there).items():
         if name in known.inputs:
             found[name] = sample_tokens(known.inputs[name], work / name, **amounts)
             said += [] if name in known.exact else [f"another token set of {kind} rows"]
@@ -235,19 +236,19 @@ def _size(stage: StageName, config: TrainConfig, known: Known, inputs: Mapping[s
     """Steps and held-out rows: of the real token sets where they are there, else from the bytes of their text."""
     tokenizer = inputs.get("tokenizer", inputs.get("model"))
     assert tokenizer is not None
-    wanted = {"tokens", *map(mixed_input, config.mix)}
-    if wanted <= known.inputs.keys():
+    rows = rows_read(config, known.there)
+    if rows.keys() <= known.inputs.keys():
         trained = open_train_split(stage, config, known.inputs, tokenizer)
         held_out = open_val_split(stage, config, known.inputs, ranks=config.processes)
         steps = config.total_steps(trained.steps_per_epoch)
         return Size(steps, trained.num_items, held_out.num_items if held_out else 0)
-    text_bytes = known.text_bytes.get(config.own_rows)
+    text_bytes = known.text_bytes.get(rows["tokens"])
     if config.tokens is None and text_bytes is None:
         raise ConfigError(
             f"{stage}: how much an epoch is cannot be told before its rows are read; run the data stages first "
-            f"(`minimind run tokens -p kind={config.own_rows}`), or give `{stage}.tokens`"
+            f"(`minimind run tokens -p kind={rows['tokens']}`), or give `{stage}.tokens`"
         )
-    tokens = (text_bytes or 0) / BYTES_PER_TOKEN[config.own_rows]
+    tokens = (text_bytes or 0) / BYTES_PER_TOKEN[rows["tokens"]]
     items = tokens / (2 * USUAL_TOKENS["preference"] if stage == "dpo" else config.length)
     steps = config.total_steps(max(1, math.ceil(items / config.batch_items)))
     return Size(steps, int(items), int(items / 20))  # 5 % are held out by default

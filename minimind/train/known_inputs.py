@@ -7,18 +7,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from minimind.artifact import Artifact, Store
-from minimind.data.documents import RowKind
+from minimind.data.kinds import RowKind
 from minimind.data.reading.files import find_files
 from minimind.data.reading.locations import is_remote
 from minimind.data.reading.sources import SourceConfig
-from minimind.data.spec import DataSpec
+from minimind.data.spec import DataSpec, kinds
 from minimind.errors import MiniMindError
 from minimind.lineage import by_fingerprint
 from minimind.model.config import ModelConfig
 from minimind.tokens.token_set import SPLITS, TokenSet
 from minimind.train.config import StageName, TrainConfig
 from minimind.train.estimate import Known
-from minimind.train.splits import mixed_input
+from minimind.train.splits import rows_read
 
 TEXT_SHARE_OF_JSON = 0.9
 """Of a file's bytes; the rest is keys and quotes. A guess for a guess."""
@@ -40,7 +40,8 @@ def known_inputs(
     `fingerprints` are those its inputs have or will have, by input name; of a token set or tokenizer that is not there
     yet the newest of the same kind is taken. `shape` is that of the recipe's model.
     """
-    names = {"tokens": config.own_rows} | {mixed_input(kind): kind for kind in config.mix}
+    there = kinds(spec)
+    names = rows_read(config, there)
     exact = {name: found for name, one in fingerprints.items() if (found := by_fingerprint(store, one))}
     alike: dict[str, Artifact] = {}
     for name, kind in names.items():
@@ -53,6 +54,7 @@ def known_inputs(
         inputs={name: artifact.dir for name, artifact in {**alike, **exact}.items()},
         exact=frozenset(exact),
         model=shape,
+        there=there,
         text_bytes={kind: size for kind in missing if (size := text_bytes(spec, kind)) is not None},
     )
 

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minimind.data.kinds import CONVERSATIONS
 from minimind.model.cross_entropy import IGNORE, label_log_probs
 from minimind.model.transformer import Transformer
 from minimind.tokens.repetition import repetition_rate
@@ -86,7 +87,7 @@ class Probes:
                 begun.append(piece.beginning)
             if len(told) == CLOZE_ITEMS and len(begun) == ANSWERS:
                 break
-        return cls(_cloze(told), tuple(begun), stops, chat=held_out.kind == "chat")
+        return cls(_cloze(told), tuple(begun), stops, chat=held_out.kind in CONVERSATIONS)
 
 
 def probe(model: Transformer, probes: Probes, ranks: Ranks) -> Figures:

@@ -5,10 +5,11 @@ The training split may have rows of other token sets in it (`mix`) and changed c
 function of the settings and the inputs, so anyone who has both sees what the training saw.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from minimind.data.kinds import RowKind
 from minimind.errors import ConfigError, DataError
 from minimind.tokens.augmentation import Augmentation, AugmentedBatches
 from minimind.tokens.batches import PairBatches, RowBatches, RowSource
@@ -17,9 +18,6 @@ from minimind.tokens.token_set import TokenSet
 from minimind.tokens.tokenizer import Tokenizer
 from minimind.train.config import StageName, TrainConfig
 from minimind.train.stage_configs import SftConfig
-
-ALLOWED = {"pretrain": ("pretrain",), "dpo": ("preference",)}
-"""Stage → kinds of rows that it trains on; the others take chats, and plain text too."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ def open_train_split(stage: StageName, config: TrainConfig, inputs: Mapping[str,
 
     Raises ConfigError for rows of another kind or length, and DataError where there are none.
     """
-    tokens = _open(stage, inputs["tokens"] / "train")
+    tokens = _open(stage, config, inputs["tokens"] / "train")
     if not tokens.num_documents:
         raise DataError(f"{inputs['tokens'] / 'train'}: holds no documents; there is nothing to train on")
     split = _split(stage, config, tokens, config.batch_items)
@@ -65,12 +63,14 @@ def open_train_split(stage: StageName, config: TrainConfig, inputs: Mapping[str,
 
 def open_val_split(stage: StageName, config: TrainConfig, inputs: Mapping[str, Path], *, ranks: int) -> Split | None:
     """The held-out rows, in batches of what so many ranks hold at once; None where nothing is held out."""
-    tokens = _open(stage, inputs["tokens"] / "val")
+    tokens = _open(stage, config, inputs["tokens"] / "val")
     return _split(stage, config, tokens, config.micro_items * ranks) if tokens.num_documents else None
 
 
-def _open(stage: StageName, directory: Path) -> TokenSet:
-    tokens, allowed = TokenSet.open(directory), ALLOWED.get(stage, ("chat", "pretrain"))
+def _open(stage: StageName, config: TrainConfig, directory: Path) -> TokenSet:
+    """A split of rows that the stage may train on: its own, and where it learns tokens also plain text."""
+    tokens = TokenSet.open(directory)
+    allowed = dict.fromkeys((*config.own_rows, "pretrain") if stage != "dpo" else config.own_rows)
     if tokens.kind not in allowed:
         raise ConfigError(f"{stage} trains on {' or '.join(allowed)} rows; its token set has {tokens.kind} rows")
     return tokens
@@ -96,6 +96,14 @@ def _others(config: TrainConfig, inputs: Mapping[str, Path]) -> dict[str, RowSou
             raise ConfigError(f"`mix` asks for {kind} rows, and the input `{name}` has {tokens.kind} rows")
         found[kind] = RowBatches(tokens, row_length=config.length, batch_rows=config.batch_items, seed=config.seed)
     return found
+
+
+def rows_read(config: TrainConfig, there: Collection[str]) -> dict[str, RowKind]:
+    """Input name → kind of rows of every token set that a training reads where there are rows of these kinds.
+
+    Its own comes first.
+    """
+    return {"tokens": config.own_kind(there)} | {mixed_input(kind): kind for kind in config.mix}
 
 
 def mixed_input(kind: str) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from minimind.config import Config
+from minimind.data.kinds import RowKind
 from minimind.model.config import ModelConfig
 from minimind.train.config import Fraction, LoraSettings, Rate, StageName, TrainConfig
 
@@ -23,7 +24,7 @@ class PretrainConfig(TrainConfig):
 class SftConfig(TrainConfig):
     """`[sft]`: the assistant's turns of conversations."""
 
-    own_rows: ClassVar[str] = "chat"
+    own_rows: ClassVar[tuple[RowKind, ...]] = ("chat",)
     lr: Annotated[float, Field(gt=0)] = 5e-4
     system_prompts: tuple[str, ...] = ()
     """System turns, one of which is put before a conversation that has none."""
@@ -57,7 +58,7 @@ LOSS_SETTINGS: dict[PreferenceLossName, tuple[str, ...]] = {
 class DpoConfig(TrainConfig):
     """`[dpo]`: chosen over rejected answers, against the model it starts from."""
 
-    own_rows: ClassVar[str] = "preference"
+    own_rows: ClassVar[tuple[RowKind, ...]] = ("preference",)
     lr: Annotated[float, Field(gt=0)] = 1e-5
     grad_clip: Rate = 0.5
     weight_decay: Rate = 0.0
@@ -114,7 +115,8 @@ class DpoConfig(TrainConfig):
 class LoraConfig(TrainConfig, LoraSettings):
     """`[lora]`: the objective of `[sft]` on low-rank additions to frozen weights."""
 
-    own_rows: ClassVar[str] = "chat"
+    own_rows: ClassVar[tuple[RowKind, ...]] = ("lora", "chat")
+    """Rows given for it alone, else what `[sft]` learns from."""
 
     @model_validator(mode="after")
     def _not_twice(self) -> Self:
@@ -130,7 +132,7 @@ class LoraConfig(TrainConfig, LoraSettings):
 class DistillConfig(TrainConfig):
     """`[distill]`: the objective of `[sft]` mixed with a teacher's distribution."""
 
-    own_rows: ClassVar[str] = "chat"
+    own_rows: ClassVar[tuple[RowKind, ...]] = ("chat",)
     lr: Annotated[float, Field(gt=0)] = 5e-4
     alpha: Fraction = 0.5
     """Weight of the labels; the rest is the teacher's."""

@@ -93,7 +93,7 @@ def _require_mixed(config: TrainConfig, inputs: Inputs) -> None:
 
 _RANK = ("minimind.train.__main__",)
 _MIXED = ("tokens_pretrain", "tokens_chat")
-"""Inputs for rows that are mixed in; a stage takes that which is not of its own kind."""
+"""Inputs for rows that are mixed in; a stage takes those that need not be of its own kind."""
 
 PRETRAIN = Stage(
     "pretrain",
@@ -107,9 +107,7 @@ SFT = Stage(
     "sft", sft, inputs=("tokens", "model"), optional_inputs=("tokens_pretrain",), resumable=True, launches=_RANK
 )
 DPO = Stage("dpo", dpo, inputs=("tokens", "model"), resumable=True, launches=_RANK)
-LORA = Stage(
-    "lora", lora, inputs=("tokens", "model"), optional_inputs=("tokens_pretrain",), resumable=True, launches=_RANK
-)
+LORA = Stage("lora", lora, inputs=("tokens", "model"), optional_inputs=_MIXED, resumable=True, launches=_RANK)
 DISTILL = Stage(
     "distill",
     distill,

@@ -20,10 +20,10 @@ from minimind.tokens.token_set import SPLITS, TokenSet
 from minimind.tokens.tokenizer import MODEL_FILE, Tokenizer
 from minimind.tokens.vocabulary import train_pieces
 
-BYTES_PER_TOKEN: dict[RowKind, float] = {"pretrain": 3.0, "chat": 2.2, "preference": 2.2, "prompt": 2.2}
+BYTES_PER_TOKEN: dict[RowKind, float] = {"pretrain": 3.0, "chat": 2.2, "preference": 2.2, "lora": 2.2, "prompt": 2.2}
 """Of text without a tokenizer yet: English and Chinese have 2.6 to 3.1 at the vocabularies of the recipes. Fewer of
 turns, whose marks are tokens too: some 20 in a short conversation."""
-USUAL_TOKENS: dict[RowKind, float] = {"pretrain": 300.0, "chat": 130.0, "preference": 70.0, "prompt": 60.0}
+USUAL_TOKENS: dict[RowKind, float] = {"pretrain": 300, "chat": 130, "preference": 70, "lora": 130, "prompt": 60}
 """Mean length of a document, of preference rows that of one side; those of the embedded default and of upstream's."""
 SPREAD = 0.8
 """Standard deviation of the logarithms of those lengths, as in text."""

@@ -16,8 +16,9 @@ import psutil
 from minimind import runtime
 from minimind.artifact import Artifact, Inputs, Store, Summary
 from minimind.config import Config
-from minimind.data.documents import RowKind, check_row
+from minimind.data.documents import check_row
 from minimind.data.dropped import DROPPED_FILE
+from minimind.data.kinds import CONVERSATIONS, RowKind
 from minimind.data.sharding import SHARD, ShardConfig
 from minimind.data.shards import ROWS_DIR, write_rows
 from minimind.errors import StageError
@@ -36,9 +37,7 @@ LENGTH = 160
 """Positions of a row; no made-up conversation is longer."""
 VOCABULARY = 384
 WORDS = 400
-ROWS = {"pretrain": 240, "chat": 160, "preference": 120}
-KIND: dict[str, RowKind] = {"pretrain": "pretrain", "dpo": "preference"}
-"""Stage → rows it learns from; the others learn from chats."""
+ROWS: dict[RowKind, int] = {"pretrain": 240, "chat": 160, "preference": 120, "lora": 160}
 
 
 class MadeRows(Config):
@@ -63,7 +62,7 @@ def make_rows(config: MadeRows, _: Inputs, out_dir: Path) -> Summary:
     def value() -> dict[str, Any]:
         if config.rows == "pretrain":
             return {"text": text(80)}
-        if config.rows == "chat":
+        if config.rows in CONVERSATIONS:
             return {"conversations": turns()}
         prompt, chosen = turns()
         return {"chosen": [prompt, chosen], "rejected": [prompt, turns()[1]]}
@@ -115,11 +114,11 @@ class Trial:
         from minimind.model.weights import save_model
 
         store = Store(self.root)
-        corpora = {kind: self._corpus(store, kind) for kind in {"pretrain", KIND.get(self.stage, "chat")}}
+        kind = CONFIGS[self.stage].own_rows[0]
+        corpora = {name: self._corpus(store, name) for name in {"pretrain", kind}}
         tokenizer, _ = build(
             TOKENIZER, TokenizerConfig(vocab_size=VOCABULARY), {"corpus": corpora["pretrain"]}, store=store
         )
-        kind = KIND.get(self.stage, "chat")
         inputs = {"corpus": corpora[kind], "tokenizer": tokenizer}
         tokens, _ = build(TOKENS, TokensConfig(rows=kind), inputs, store=store)
         self._inputs = {"tokens": tokens.dir, "tokenizer": tokenizer.dir}

@@ -20,6 +20,7 @@ from minimind.config import Config
 from minimind.data.arrays import Ints, int64s, strings
 from minimind.data.columns import content_columns, row_batch, strings_of_one_length
 from minimind.data.documents import Row, RowKind, check_row, id_seed
+from minimind.data.kinds import CONVERSATIONS
 from minimind.data.reading.files import MAX_ROW_BYTES, Block
 from minimind.data.reading.json_rows import FlatTexts, LineIndex, flat_texts
 from minimind.data.reading.plain_chats import PlainChats, plain_chats
@@ -50,7 +51,7 @@ class Form(Config):
 
     def is_of_plain_chats(self) -> bool:
         """Whether rows may be conversations of plain turns as they stand."""
-        return self.rows == "chat" and self.shape == "minimind" and not self.keys and not self.has_groups
+        return self.rows in CONVERSATIONS and self.shape == "minimind" and not self.keys and not self.has_groups
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from minimind.data.documents import RowKind, field, type_name
+from minimind.data.kinds import CONVERSATIONS
 from minimind.data.reading.strict_json import RowError
 from minimind.data.reading.turns import Turn, begins_with_answer, openai_turns, raw_turns, sharegpt_turns, with_head
 
@@ -71,7 +72,7 @@ def recognise(value: Any, *, kind: RowKind | None = None, shape: Shape = "minimi
     if shape != "minimind":
         return ""
     looks = _seen_kind(value)
-    if looks and looks != kind and (looks, kind) != ("chat", "prompt"):
+    if looks and looks != kind and not (looks == "chat" and kind in (*CONVERSATIONS, "prompt")):
         return f'it looks like a {looks} row; use rows = "{looks}" (--kind {looks})'
     names = [name for name in _OTHER_TEXTS if isinstance(value.get(name), str)]
     if not looks and kind in (None, "pretrain") and names:

@@ -64,8 +64,10 @@ class SourceConfig(Config):
             raise ValueError(f'source `{self.name}`: kind = "hub" needs `dataset`')
         if self.kind == "text" and self.rows != "pretrain":
             raise ValueError(f'source `{self.name}`: a text file has rows = "pretrain" only')
-        if self.kind == "pydocs" and self.rows == "prompt":
-            raise ValueError(f"source `{self.name}`: pydocs has no prompts; its rows are pretrain, chat or preference")
+        if self.kind == "pydocs" and self.rows in ("lora", "prompt"):
+            raise ValueError(
+                f"source `{self.name}`: pydocs has no {self.rows} rows; its rows are pretrain, chat or preference"
+            )
         if self.as_text and (self.rows != "pretrain" or self.kind in ("text", "pydocs")):
             raise ValueError(f'source `{self.name}`: as_text is for conversations read with rows = "pretrain"')
         if self.shape != "minimind" and self.kind in ("text", "pydocs"):

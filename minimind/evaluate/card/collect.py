@@ -6,8 +6,10 @@ and any of them but the evaluation may be absent: its part of the report is then
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from minimind.artifact import Artifact, Inputs
+from minimind.data.kinds import RowKind
 from minimind.evaluate.card.answers import failed_answers_of
 from minimind.evaluate.card.card import Cost, Report, Value
 from minimind.evaluate.card.data import funnels_of, mask_of, mixture_findings, mixtures_of
@@ -22,7 +24,7 @@ from minimind.model.config import count_active_parameters
 from minimind.model.weights import load_config
 
 STAGE_ORDER = ("ingest", "clean", "shard", "tokenizer", "tokens", *MODEL_NAMES, "evaluate")
-KIND_ORDER = ("pretrain", "chat", "preference", "prompt")
+KIND_ORDER = get_args(RowKind)
 UNKNOWN = "–"
 CHANGED = "+changes"
 """Behind a commit that the checkout was not quite at."""

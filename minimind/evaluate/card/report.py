@@ -27,7 +27,7 @@ from minimind.tokens.tokenizer import tokenizer_files
 MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE)
 FALLBACKS: tuple[ModelName, ...] = ("dpo", "lora", "sft", "pretrain")
 """What is published where the wanted model was not trained: the furthest along that was."""
-ROW_KINDS = ("", "_chat", "_preference")
+ROW_KINDS = ("", "_chat", "_preference", "_lora")
 
 
 def publish(config: PublishConfig, inputs: Inputs, out_dir: Path) -> Summary:
