@@ -3,33 +3,28 @@
 Every test also proves that nothing was fetched, no dialog came up, and the browser found nothing to complain of.
 """
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import PHONE, needs_chromium, opened, playwright
 from test_report import artifacts, evaluation, hostile, published, report, store  # noqa: F401  fixtures
 
 from minimind.artifact import Artifact
 from minimind.evaluate.card.card import Report
 from minimind.evaluate.card.page import render_html
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-WIDE, PHONE = {"width": 1180, "height": 900}, {"width": 390, "height": 844}
+WIDE = {"width": 1180, "height": 900}
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")]
+pytestmark = [pytest.mark.slow, needs_chromium]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator["playwright.Browser"]:
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield opened
-        opened.close()
+    with opened() as chromium:
+        yield chromium
 
 
 @pytest.fixture

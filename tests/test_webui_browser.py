@@ -7,23 +7,20 @@ the browser found nothing to complain of.
 import json
 import os
 import re
-import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import PHONE, needs_chromium, opened, playwright
 from stub_openai import Stub, stub_openai
 
 from minimind.serve.webui import process
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-WIDE, PHONE = {"width": 1300, "height": 850}, {"width": 390, "height": 844}
+WIDE = {"width": 1300, "height": 850}
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")]
+pytestmark = [pytest.mark.slow, needs_chromium]
 
 
 class User:
@@ -85,10 +82,8 @@ def address(stub: Stub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator["playwright.Browser"]:
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield opened
-        opened.close()
+    with opened() as chromium:
+        yield chromium
 
 
 @pytest.fixture
