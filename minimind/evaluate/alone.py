@@ -1,8 +1,8 @@
 """One model measured by itself, outside a pipeline: what `minimind eval` does.
 
-What it is measured on are the tasks that are asked for by name (held-out rows of the corpora it comes from, the
-project's own prompts, sets of the hub) and files. Where the model is no artifact of a store nobody knows what it was
-trained on, and the figures say so. Not here: several models side by side (`stage`).
+What it is measured on are the tasks that are asked for by name (held-out rows of the corpora it comes from, or else of
+the newest in its store; the project's own prompts; sets of the hub) and files. Where the model is no artifact of a
+store nobody knows what it was trained on, and the figures say so. Not here: several models side by side (`stage`).
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from minimind.evaluate.measuring import Scores, task_of
 from minimind.evaluate.results import EVALUATION_FILE, Evaluation
 from minimind.evaluate.stage import DEFAULT_CONTEXT, Looked, examine, look_for_items
 from minimind.evaluate.table import ANSWERS_FILE, ITEMS_FILE, write_answers, write_items
-from minimind.lineage import ancestors, by_age
+from minimind.lineage import ancestors, by_age, store_of
 from minimind.runtime import write_json
 
 _UNKNOWN = "it is no artifact of this store, so nobody knows what it was trained on"
@@ -67,8 +67,8 @@ def examine_alone(
     used = {name: corpus for name, corpus in corpora.items() if CORPORA[name][1] in wanted}
     if missing := set(HELD_OUT).intersection(suites) - {CORPORA[name][1] for name in used}:
         raise ConfigError(
-            f"no held-out rows for {', '.join(sorted(missing))}: the corpora that {directory} comes from are not in "
-            "the store; give a file with --text, --chats or --pairs"
+            f"no held-out rows for {', '.join(sorted(missing))}: {directory} is in no store with such a corpus; give a "
+            "file with --text, --chats or --pairs"
         )
     materials = all_material(config, used)
     start(len(materials) + 1)
@@ -87,7 +87,7 @@ def examine_alone(
     evaluation = Evaluation(
         tasks={material.name: task_of(material, ngrams, resampling) for material in materials},
         models={name: found.result.replace(fingerprint=artifact.fingerprint if artifact else "")},
-        baselines=baselines_of(config, materials, train),
+        baselines=baselines_of(config, (), train),  # without xz, which takes longer than the model
     )
     return Examination(name, evaluation, materials, found.scores, looked)
 
@@ -102,10 +102,10 @@ def _with_suites(config: EvaluateConfig, suites: Sequence[str]) -> EvaluateConfi
 
 
 def _corpora(artifact: Artifact) -> dict[str, Artifact]:
-    """The corpora a model comes from, by the names of the stage's inputs; the newest of each kind of rows."""
+    """The corpora a model comes from, by the names of the stage's inputs; of kinds that it never read the newest."""
     inputs = {rows: name for name, (rows, _) in CORPORA.items()}
-    shards = [one for one in by_age(ancestors(artifact).values()) if one.kind == "shard"]
-    rows = [(str(one.manifest.parts.config.get("rows")), one) for one in shards]
+    known = [*by_age(store_of(artifact).all()), *by_age(ancestors(artifact).values())]
+    rows = [(str(one.manifest.parts.config.get("rows")), one) for one in known if one.kind == "shard"]
     return {inputs[kind]: one for kind, one in rows if kind in inputs}
 
 
