@@ -35,7 +35,8 @@ def test_the_template_needs_nothing_but_paths():
     assert '# rows = "lora"' in text
     commented = [line.lstrip("# ") for line in text.splitlines() if line.startswith("# ") and "=" in line]
     keys = {line.split("=")[0].strip() for line in commented if line.split("=")[0].strip().isidentifier()}
-    fields = {*data_spec.SourceConfig.model_fields, *data_spec.CleanRules.model_fields}
+    classes = (data_spec.DataSpec, data_spec.SourceConfig, data_spec.CleanRules)
+    fields = {name for one in classes for name in one.model_fields}
     assert keys and keys <= fields
 
 
@@ -96,6 +97,17 @@ def test_kind_without_source_is_an_error(tmp_path: Path):
     assert kinds(spec) == ("chat",)
     with pytest.raises(ConfigError, match="it has: chat"):
         ingest_config(spec, "preference")
+
+
+def test_a_kind_of_rows_may_hold_out_its_own_share(tmp_path: Path):
+    """A thousand pairs need a larger share to measure by than a million texts; what is not said is as ever."""
+    body = '[[source]]\nname = "a"\nrows = "chat"\npath = "x"\n'
+    spec = load_spec(write_spec(tmp_path, "validation_fraction = { preference = 0.2, lora = 0.1 }\n" + body))
+    shares = {kind: shard_config(spec, kind).validation_fraction for kind in ("pretrain", "chat", "preference", "lora")}
+    assert shares == {"pretrain": 0.05, "chat": 0.05, "preference": 0.2, "lora": 0.1}
+    for wrong in ("{ pairs = 0.2 }", "{ preference = 1.0 }", "1.0", '"much"'):
+        with pytest.raises(ConfigError, match="validation_fraction"):
+            load_spec(write_spec(tmp_path, f"validation_fraction = {wrong}\n" + body))
 
 
 def test_switches_reach_the_stages(tmp_path: Path):

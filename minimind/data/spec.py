@@ -23,6 +23,12 @@ from minimind.data.shards import SHARD_BYTES
 from minimind.errors import ConfigError, MissingError
 
 
+HELD_OUT = 0.05
+"""Of the groups of rows, where a spec does not say."""
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
 class DataSpec(Config):
     """Sources of rows, the rules that clean them, and how they are split."""
 
@@ -35,8 +41,8 @@ class DataSpec(Config):
     """A list of rows to leave out with all their copies: see `forget_list`. What it names of a kind of rows belongs to
     how that kind is cleaned."""
     clean: CleanRules = CleanRules()
-    validation_fraction: float = Field(default=0.05, ge=0, lt=1)
-    """Of the groups of rows of each kind."""
+    validation_fraction: Fraction | dict[RowKind, Fraction] = HELD_OUT
+    """Of the groups of rows of each kind; or by kind, where few rows need a larger share to measure by."""
     max_bad_fraction: float = Field(default=0.5, ge=0, le=1)
     """A source with a larger share of unusable rows stops the run."""
     seed: int = 0
@@ -91,9 +97,10 @@ def clean_config(spec: DataSpec, kind: RowKind) -> CleanConfig:
 
 def shard_config(spec: DataSpec, kind: RowKind) -> ShardConfig:
     """How rows of `kind` are split and cut into files."""
+    fraction = spec.validation_fraction
     return ShardConfig(
         rows=kind,
-        validation_fraction=spec.validation_fraction,
+        validation_fraction=fraction.get(kind, HELD_OUT) if isinstance(fraction, dict) else fraction,
         shard_bytes=spec.shard_bytes,
         seed=spec.seed,
         weights={source.name: source.weight for source in spec.source if source.rows == kind and source.weight != 1},
