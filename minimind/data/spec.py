@@ -22,7 +22,6 @@ from minimind.data.sharding import ShardConfig
 from minimind.data.shards import SHARD_BYTES
 from minimind.errors import ConfigError, MissingError
 
-
 HELD_OUT = 0.05
 """Of the groups of rows, where a spec does not say."""
 
