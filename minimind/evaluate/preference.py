@@ -39,10 +39,13 @@ class Pairs:
             subject.model, documents, context=subject.context, batch_tokens=subject.batch_tokens
         )
         chosen_P, rejected_P = np.split(scored.sums, 2)
-        means_P = np.split(scored.sums / np.maximum(scored.counts, 1), 2)
+        sides = zip(rendered[: len(chosen_P)], rendered[len(chosen_P) :], strict=True)
+        # in another batch the same ids may be rounded otherwise, which is no preference
+        rejected_P = np.where([one.ids == other.ids for one, other in sides], chosen_P, rejected_P)
+        chosen_counts_P, rejected_counts_P = np.split(np.maximum(scored.counts, 1), 2)
         return {
             "accuracy": _preferred(chosen_P - rejected_P),
-            "accuracy_per_token": _preferred(means_P[0] - means_P[1]),
+            "accuracy_per_token": _preferred(chosen_P / chosen_counts_P - rejected_P / rejected_counts_P),
             "margin": Values.of(chosen_P - rejected_P),
         }
 
@@ -50,11 +53,13 @@ class Pairs:
         """The same of an n-gram of the training conversations."""
         if ngrams.chat is None:
             return {}
-        bits_P, rejected_P = (
-            ngrams.chat.bits_behind([_before_and_answer(conversation) for conversation in side])
-            for side in (self.chosen, self.rejected)
-        )
-        return {"accuracy": _preferred(rejected_P - bits_P)}
+        sides = [[_before_and_answer(conversation) for conversation in side] for side in (self.chosen, self.rejected)]
+        chosen_P, rejected_P = (ngrams.chat.bits_behind(side) for side in sides)
+        return {
+            "accuracy": _preferred(
+                np.where([one == other for one, other in zip(*sides, strict=True)], 0.0, rejected_P - chosen_P)
+            )
+        }
 
     def chance(self) -> dict[str, float]:
         return {"accuracy": 0.5, "accuracy_per_token": 0.5}
