@@ -38,12 +38,11 @@ def publish(
 
 def name_inputs(**stages: Mapping[str, Artifact]) -> dict[str, Artifact]:
     """Data artifacts by stage and kind of rows, under the names by which the finishing stages read them."""
-    named = {
+    return {
         stage if kind == "pretrain" else f"{stage}_{kind}": artifact
         for stage, kinds in stages.items()
         for kind, artifact in kinds.items()
     }
-    return named | ({"preferences": named["tokens_preference"]} if "tokens_preference" in named else {})
 
 
 def _known(stage, data: Mapping[str, Artifact]) -> dict[str, Artifact]:

@@ -79,6 +79,7 @@ def examine_alone(
         directory,
         config.replace(context=config.context or _trained_length(artifact)),
         materials,
+        fingerprint=artifact.fingerprint if artifact else "",
         chats=not (_is_pretrained(artifact) if raw is None else raw),
         seen=looked,
         advance=advance,
@@ -86,7 +87,7 @@ def examine_alone(
     name = artifact.kind if artifact else directory.name
     evaluation = Evaluation(
         tasks={material.name: task_of(material, ngrams, resampling) for material in materials},
-        models={name: found.result.replace(fingerprint=artifact.fingerprint if artifact else "")},
+        models={name: found.result},
         baselines=baselines_of(config, (), train),  # without xz, which takes longer than the model
     )
     return Examination(name, evaluation, materials, found.scores, looked)

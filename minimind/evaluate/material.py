@@ -6,10 +6,10 @@ kind is measured (`perplexity`, `dialogue`, `preference`, `choices`, `prompts`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import torch
 
@@ -29,7 +29,6 @@ CPU_BATCH, GPU_BATCH = 2048, 32768
 """Tokens scored at a time. On a CPU 8192 took 1.7 times as long: activations leave the cache."""
 ANSWERS_AT_ONCE = 32
 """Prompts answered together: decoding is bound by reading the weights, which it does once for all of them."""
-UNKNOWN = "unknown"
 
 Measured = dict[str, Values]
 """Metric → its values by item; the first leads."""
@@ -139,18 +138,6 @@ class Ngrams:
     """Of the training text."""
     chat: ByteNgram | None = None
     """Of the training conversations."""
-    train_bytes: int = 0
-    order: int = 6
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of one kind as they are held out or given by a user, with their facts."""
-
-    rows: list[dict[str, Any]]
-    facts: list[Facts]
-    about: str
-    skipped: dict[str, int] = field(default_factory=dict)
 
 
 def joined(turns: Sequence[Mapping[str, str | None]]) -> str:

@@ -60,6 +60,7 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, out_dir: Path) -> Summary:
                 inputs[name].dir,
                 config.replace(context=config.context or _trained_length(inputs)),
                 materials,
+                fingerprint=inputs[name].fingerprint,
                 chats=name != "pretrain",
                 seen=seen[name],
                 advance=advance,
@@ -67,10 +68,7 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, out_dir: Path) -> Summary:
             for name in names
         }
     scores = {name: one.scores for name, one in found.items()}
-    models = {
-        name: one.result.replace(fingerprint=inputs[name].fingerprint, reward=_reward(name, inputs, scores, resampling))
-        for name, one in found.items()
-    }
+    models = {name: one.result.replace(reward=_reward(name, inputs, scores, resampling)) for name, one in found.items()}
     evaluation = Evaluation(tasks=tasks, models=models, baselines=baselines)
     runtime.write_json(out_dir / EVALUATION_FILE, evaluation.model_dump(mode="json"))
     write_items(out_dir / ITEMS_FILE, materials, scores, {name: one.overlaps for name, one in seen.items()})
@@ -109,6 +107,7 @@ def examine(
     config: EvaluateConfig,
     materials: Sequence[Material],
     *,
+    fingerprint: str,
     chats: bool,
     seen: Looked,
     advance: Advance = lambda name: None,
@@ -127,7 +126,7 @@ def examine(
     answers = answer_prompts(subject.engine, config.prompts, max_tokens=config.answer_tokens, chat=chats)
     advance("prompts")
     result = ModelResult(
-        fingerprint="",
+        fingerprint=fingerprint,
         parameters=count_parameters(subject.model.config),
         context=subject.context,
         tasks={
