@@ -171,7 +171,7 @@ def test_length_counts_in_characters_as_lm_eval_has_it(model: Transformer, token
 def test_an_ngram_plays_too_and_knows_what_it_has_read():
     """The counting baseline answers the same questions in the same wording."""
     ngram = fit_ngram([b"What does the boat do?\nsail over the river\n" * 3, b"the rest of the text"], order=6)
-    found = choices(QUESTIONS[:1], wordings=("{question}\n",)).baseline(Ngrams(text=ngram))
+    found = choices(QUESTIONS[:1], wordings=("{question}\n",)).baseline(Ngrams(fit_text=lambda: ngram))
     assert found["accuracy"].values.tolist() == [1.0] and "accuracy_letters" not in found
     assert choices().baseline(Ngrams()) == {}
 

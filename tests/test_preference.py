@@ -88,9 +88,9 @@ def test_answers_alone_are_scored_and_specials_are_no_bytes(subject: Subject):
 def test_an_ngram_prefers_what_it_has_read():
     """The counting baseline is measured on the same pairs and chats as the models."""
     ngram = fit_ngram([b"Who reads?\nShe reads one page."] * 4 + ["水是生命的源头。".encode()], order=6)
-    pairs = Pairs("preference", "made up", facts(3), CHOSEN, REJECTED).baseline(Ngrams(chat=ngram))
+    pairs = Pairs("preference", "made up", facts(3), CHOSEN, REJECTED).baseline(Ngrams(fit_chat=lambda: ngram))
     assert pairs["accuracy"].values.tolist()[2] == 0.5
-    chats = Chats("chat", "made up", facts(2), [CHOSEN[0], REJECTED[1]]).baseline(Ngrams(chat=ngram))
+    chats = Chats("chat", "made up", facts(2), [CHOSEN[0], REJECTED[1]]).baseline(Ngrams(fit_chat=lambda: ngram))
     bits = chats["bits_per_byte"].values / chats["bits_per_byte"].weights
     assert bits[0] < 1 < bits[1]
     assert chats["bits_per_byte"].weights.tolist() == [19, 1 + len("不知道".encode())]

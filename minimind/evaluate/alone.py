@@ -13,13 +13,13 @@ from minimind.artifact import MANIFEST_FILE, Artifact, open_artifact
 from minimind.config import nearest
 from minimind.errors import ConfigError
 from minimind.evaluate.config import BUILT_IN, CORPORA, HELD_OUT, EvaluateConfig
-from minimind.evaluate.gathering import all_material, baselines_of, digests, ngrams_of
+from minimind.evaluate.gathering import TrainingData, all_material, digests
 from minimind.evaluate.hub_suites import SUITES
 from minimind.evaluate.intervals import Resampling
 from minimind.evaluate.material import Material
 from minimind.evaluate.measuring import Scores, task_of
 from minimind.evaluate.results import EVALUATION_FILE, Evaluation
-from minimind.evaluate.stage import DEFAULT_CONTEXT, Looked, examine, look_for_items
+from minimind.evaluate.stage import Looked, examine, look_for_items, trained_length
 from minimind.evaluate.table import ANSWERS_FILE, ITEMS_FILE, write_answers, write_items
 from minimind.lineage import ancestors, by_age, store_of
 from minimind.runtime import write_json
@@ -73,11 +73,11 @@ def examine_alone(
     materials = all_material(config, used)
     start(len(materials) + 1)
     resampling = Resampling(config.resamples, config.seed)
-    ngrams, train = ngrams_of(config, corpora)
+    training = TrainingData(config, corpora)
     looked = look_for_items(config, {"": artifact}, materials)[""] if artifact else Looked({}, (_UNKNOWN,))
     found = examine(
         directory,
-        config.replace(context=config.context or _trained_length(artifact)),
+        config.replace(context=config.context or trained_length(artifact)),
         materials,
         fingerprint=artifact.fingerprint if artifact else "",
         chats=not (_is_pretrained(artifact) if raw is None else raw),
@@ -85,10 +85,12 @@ def examine_alone(
         advance=advance,
     )
     name = artifact.kind if artifact else directory.name
+    tasks = {material.name: task_of(material, training.ngrams, resampling) for material in materials}
+    compared = any(task.ngram for task in tasks.values())
     evaluation = Evaluation(
-        tasks={material.name: task_of(material, ngrams, resampling) for material in materials},
+        tasks=tasks,
         models={name: found.result},
-        baselines=baselines_of(config, (), train),  # without xz, which takes longer than the model
+        baselines=training.baselines() if compared else None,  # without xz, which takes longer than the model
     )
     return Examination(name, evaluation, materials, found.scores, looked)
 
@@ -108,13 +110,6 @@ def _corpora(artifact: Artifact) -> dict[str, Artifact]:
     known = [*by_age(store_of(artifact).all()), *by_age(ancestors(artifact).values())]
     rows = [(str(one.manifest.parts.config.get("rows")), one) for one in known if one.kind == "shard"]
     return {inputs[kind]: one for kind, one in rows if kind in inputs}
-
-
-def _trained_length(artifact: Artifact | None) -> int:
-    """The length of the pretraining that a model comes from."""
-    behind = ancestors(artifact).values() if artifact else ()
-    lengths = [one.manifest.parts.config.get("length") for one in behind if one.kind == "pretrain"]
-    return next((int(length) for length in lengths if length), DEFAULT_CONTEXT)
 
 
 def _is_pretrained(artifact: Artifact | None) -> bool:

@@ -4,6 +4,8 @@ And what it is compared with: byte n-grams and xz of the training text. Not here
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from minimind.artifact import Artifact
@@ -70,22 +72,37 @@ def digests(config: EvaluateConfig) -> dict[str, str]:
     return found
 
 
-def ngrams_of(config: EvaluateConfig, corpora: Mapping[str, Artifact]) -> tuple[Ngrams, list[bytes]]:
-    """The n-grams of what there is to train on, and the training text that was read for them."""
-    text = _train_texts(corpora["corpus"], config.baseline_bytes) if "corpus" in corpora else []
-    chats = _train_texts(corpora["corpus_chat"], config.baseline_bytes) if "corpus_chat" in corpora else []
-    return Ngrams(_fitted(text, config), _fitted(chats, config)), text
+@dataclass(frozen=True)
+class TrainingData:
+    """What there is to train on, as far as the baselines read it; nothing is read before it is asked for."""
 
+    config: EvaluateConfig
+    corpora: Mapping[str, Artifact]
 
-def baselines_of(config: EvaluateConfig, materials: Sequence[Material], train: Sequence[bytes]) -> Baselines | None:
-    """What xz makes of the held-out text; None where no training text is known."""
-    if not train:
-        return None
-    alone, after = None, None
-    if held := next((one for one in materials if isinstance(one, Texts) and one.name == "text"), None):
-        alone, after = xz_bits_per_byte(train, [text.encode("utf-8") for text in held.texts])
-    size = sum(len(text) for text in train)
-    return Baselines(ngram_order=config.baseline_order, train_bytes=size, xz=alone, xz_after_train=after)
+    @cached_property
+    def text(self) -> list[bytes]:
+        """Training texts, `baseline_bytes` of them at most."""
+        return self._read("corpus")
+
+    @cached_property
+    def ngrams(self) -> Ngrams:
+        return Ngrams(lambda: self._fitted(self.text), lambda: self._fitted(self._read("corpus_chat")))
+
+    def baselines(self, materials: Sequence[Material] = ()) -> Baselines | None:
+        """What xz makes of the held-out text among `materials`; None where no training text is known."""
+        if not self.text:
+            return None
+        alone, after = None, None
+        if held := next((one for one in materials if isinstance(one, Texts) and one.name == "text"), None):
+            alone, after = xz_bits_per_byte(self.text, [text.encode("utf-8") for text in held.texts])
+        size = sum(len(text) for text in self.text)
+        return Baselines(ngram_order=self.config.baseline_order, train_bytes=size, xz=alone, xz_after_train=after)
+
+    def _read(self, name: str) -> list[bytes]:
+        return _train_texts(self.corpora[name], self.config.baseline_bytes) if name in self.corpora else []
+
+    def _fitted(self, texts: Sequence[bytes]) -> ByteNgram | None:
+        return fit_ngram(texts, order=self.config.baseline_order) if any(texts) else None
 
 
 def _from_files(config: EvaluateConfig) -> Iterator[Material]:
@@ -121,10 +138,6 @@ def _path(entry: str) -> Path:
 
 def _names_if(setting: str) -> str:
     return f"; sets by name: {', '.join(SUITES)}" if setting in ("choices", "cloze") else ""
-
-
-def _fitted(texts: Sequence[bytes], config: EvaluateConfig) -> ByteNgram | None:
-    return fit_ngram(texts, order=config.baseline_order) if any(texts) else None
 
 
 def _train_texts(corpus: Artifact, limit: int) -> list[bytes]:

@@ -5,7 +5,7 @@ Items come from the held-out rows of a corpus (`rows.py`) or from files of a use
 kind is measured (`perplexity`, `dialogue`, `preference`, `choices`, `prompts`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -130,14 +130,26 @@ class Material(Protocol):
         ...  # pragma: no cover
 
 
+def _unknown() -> None:
+    """Of no training data no n-gram can be made."""
+
+
 @dataclass(frozen=True)
 class Ngrams:
-    """Byte n-grams of what models were trained on."""
+    """Byte n-grams of what models were trained on. Fitting one takes seconds, so each is made when it is asked for."""
 
-    text: ByteNgram | None = None
-    """Of the training text."""
-    chat: ByteNgram | None = None
-    """Of the training conversations."""
+    fit_text: Callable[[], ByteNgram | None] = _unknown
+    fit_chat: Callable[[], ByteNgram | None] = _unknown
+
+    @cached_property
+    def text(self) -> ByteNgram | None:
+        """Of the training text."""
+        return self.fit_text()
+
+    @cached_property
+    def chat(self) -> ByteNgram | None:
+        """Of the training conversations."""
+        return self.fit_chat()
 
 
 def joined(turns: Sequence[Mapping[str, str | None]]) -> str:

@@ -5,7 +5,6 @@ evaluation with a part of its items is another evaluation, so the first bad row 
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from minimind.artifact import Artifact
 from minimind.data.kinds import RowKind
 from minimind.data.reading.checking import Form
 from minimind.data.reading.files import find_all
+from minimind.data.reading.json_objects import read_objects
 from minimind.data.reading.readers import check_part, cut_file
 from minimind.data.rules.language import UNDETERMINED, languages
 from minimind.data.rules.texts import Texts as RuleTexts
@@ -66,7 +66,7 @@ def read_choices(
     orders: int = 4,
 ) -> Choices:
     """Questions `{question, choices, answer, context?}` or beginnings `{context, choices, answer}`, one a line."""
-    found = [_choice(row, kind, f"{path}:{number}") for number, row in _json_lines(path)]
+    found = [_choice(row, kind, f"{path}:{number}") for number, row in read_objects(path, of="questions")]
     chosen = choose(len(found), limit=limit or len(found), seed=seed).tolist()
     items, facts = [found[place][0] for place in chosen], [found[place][1] for place in chosen]
     about = _about(path, len(chosen), len(found))
@@ -134,30 +134,6 @@ def _checked(path: Path, rows: RowKind) -> Iterator[dict[str, Any]]:
                     bad = checked.bad[0]
                     raise DataError(f"{file}:{bad.line}: {bad.reason}: {bad.detail}; mend the row or leave it out")
                 yield from checked.rows.to_pylist()
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of every line of a JSONL file that is not blank; at least one."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}); save it as JSON lines in UTF-8") from None
-    count = 0
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: is not JSON ({error}); one object a line is expected") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: is no JSON object; one object a line is expected")
-        count += 1
-        yield number, row
-    if not count:
-        raise DataError(f"{path}: has no items; one JSON object a line is expected")
 
 
 def _choice(row: Mapping[str, Any], kind: Kind, where: str) -> tuple[ChoiceItem, Facts]:

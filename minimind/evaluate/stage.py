@@ -20,7 +20,7 @@ from minimind.evaluate.answers import answer_prompts
 from minimind.evaluate.config import CORPORA, MODEL_NAMES, EvaluateConfig
 from minimind.evaluate.contamination import Overlap, overlaps_of_each, trainings_behind, worst
 from minimind.evaluate.findings import findings
-from minimind.evaluate.gathering import all_material, baselines_of, digests, ngrams_of
+from minimind.evaluate.gathering import TrainingData, all_material, digests
 from minimind.evaluate.intervals import Resampling
 from minimind.evaluate.material import Material, Subject
 from minimind.evaluate.measuring import Scores, leaks_of, measure, result_of, task_of
@@ -28,6 +28,7 @@ from minimind.evaluate.preference import reward_score
 from minimind.evaluate.results import EVALUATION_FILE, Evaluation, ModelResult, RewardScore, figures
 from minimind.evaluate.table import ANSWERS_FILE, ITEMS_FILE, write_answers, write_items
 from minimind.events import EVENTS_FILE, EventWriter
+from minimind.lineage import ancestors
 from minimind.model.config import count_parameters
 from minimind.stage import Stage
 
@@ -49,16 +50,16 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, out_dir: Path) -> Summary:
     resampling = Resampling(config.resamples, config.seed)
     with EventWriter(out_dir / EVENTS_FILE) as events:
         advance = _counter(events, rounds=2 + len(names) * (len(materials) + 1))
-        ngrams, train = ngrams_of(config, corpora)
-        tasks = {material.name: task_of(material, ngrams, resampling) for material in materials}
-        baselines = baselines_of(config, materials, train)
+        training = TrainingData(config, corpora)
+        tasks = {material.name: task_of(material, training.ngrams, resampling) for material in materials}
+        baselines = training.baselines(materials)
         advance("baselines")
         seen = look_for_items(config, {name: inputs[name] for name in names}, materials)
         advance("contamination")
         found = {
             name: examine(
                 inputs[name].dir,
-                config.replace(context=config.context or _trained_length(inputs)),
+                config.replace(context=config.context or trained_length(inputs[names[0]])),
                 materials,
                 fingerprint=inputs[name].fingerprint,
                 chats=name != "pretrain",
@@ -163,6 +164,13 @@ def look_for_items(
     return looked
 
 
+def trained_length(model: Artifact | None) -> int:
+    """The length of the pretraining that a model comes from."""
+    behind = ancestors(model).values() if model else ()
+    lengths = [one.manifest.parts.config.get("length") for one in behind if one.kind == "pretrain"]
+    return next((int(length) for length in lengths if length), DEFAULT_CONTEXT)
+
+
 def _counter(events: EventWriter, *, rounds: int) -> Advance:
     done = 0
 
@@ -172,11 +180,6 @@ def _counter(events: EventWriter, *, rounds: int) -> Advance:
         events.progress(done, rounds, "tasks of all models")
 
     return advance
-
-
-def _trained_length(inputs: Inputs) -> int:
-    length = inputs["pretrain"].manifest.parts.config.get("length") if "pretrain" in inputs else None
-    return length or DEFAULT_CONTEXT
 
 
 def _reward(name: str, inputs: Inputs, scores: Mapping[str, Scores], resampling: Resampling) -> RewardScore | None:

@@ -11,14 +11,12 @@ A file is JSONL (also .gz), one object a line; what a line asks is told by its k
 Not here: how they are looked for (`evaluation_index`) and when enough was found (`contamination`).
 """
 
-import gzip
-import json
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minimind.data.reading.json_objects import read_objects
 from minimind.data.rules.evaluation_pieces import letters_of
 from minimind.errors import DataError, MissingError
 from minimind.runtime import file_sha256
@@ -63,30 +61,8 @@ def state_of(name: str) -> tuple[str, int, int]:
 
 def read_items(path: Path) -> Iterator[Item]:
     """The questions of a file as they are written; DataError names the file, and the line if one is wrong."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    count = 0
-    try:
-        with opened(path, "rt", encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    count += 1
-                    yield _item(_parsed(line, path, number), path, number)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 ({error.reason}); save it as UTF-8") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: is not a whole gzip file ({error}); fetch it again") from None
-    if count == 0:
-        raise DataError(f"{path}: has no questions; `evaluation` lists JSONL files, one object a line")
-
-
-def _parsed(line: str, path: Path, number: int) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
-    if not isinstance(row, dict):
-        raise DataError(f"{path}:{number}: is not a JSON object; `evaluation` lists JSONL files, one object a line")
-    return row
+    for number, row in read_objects(path, of="questions"):
+        yield _item(row, path, number)
 
 
 def _item(row: Mapping[str, Any], path: Path, number: int) -> Item:

@@ -21,9 +21,9 @@ from pydantic import Field, StrictStr
 
 from minimind.config import Config
 from minimind.data.documents import check_row, json_text
-from minimind.data.reading.strict_json import read_json
+from minimind.data.reading.json_objects import read_objects
 from minimind.data.reading.turns import tool_list
-from minimind.errors import ConfigError, DataError, MissingError
+from minimind.errors import ConfigError, DataError
 from minimind.evaluate.config import BUILT_IN, BuiltIn
 from minimind.evaluate.prompts.checks import Number, ToolCall, read_check
 from minimind.evaluate.prompts.said import Check
@@ -80,18 +80,12 @@ def builtin_file(name: BuiltIn) -> Path:
 
 def read_prompts(path: Path) -> list[PromptItem]:
     """The items of a file; the suite is the file's name. Raises MissingError, or DataError with file and line."""
-    if not path.exists():
-        raise MissingError(f"{path}: no such file; prompts with checks are a JSONL file, one object a line")
-    if not path.is_file():
-        raise DataError(f"{path}: is not a file; prompts with checks are a JSONL file, one object a line")
     items: list[PromptItem] = []
     lines: dict[str, int] = {}
-    for number, raw in enumerate(path.read_bytes().split(b"\n"), 1):
-        if not raw.strip():
-            continue
+    for number, row in read_objects(path, of="prompts with checks"):
         where = f"{path}:{number}"
         try:
-            item = _item(read_json(raw), f"line {number}", path.stem, where)
+            item = _item(row, f"line {number}", path.stem, where)
         except ConfigError as error:  # it says where itself
             raise DataError(str(error)) from None
         except DataError as error:
@@ -100,14 +94,10 @@ def read_prompts(path: Path) -> list[PromptItem]:
             raise DataError(f"{where}: the id {item.id!r} stands in line {lines[item.id]} too; ids are unique")
         lines[item.id] = number
         items.append(item)
-    if not items:
-        raise DataError(f"{path}: has no prompts; write one object a line")
     return items
 
 
-def _item(value: Any, name: str, suite: str, where: str) -> PromptItem:
-    if not isinstance(value, Mapping):
-        raise DataError("is not a JSON object; write one object a line")
+def _item(value: Mapping[str, Any], name: str, suite: str, where: str) -> PromptItem:
     row = _Row.parse(value, origin=where)
     if (row.prompt is None) == (row.conversations is None):
         raise DataError("give either `prompt` or `conversations`")
