@@ -222,7 +222,7 @@ ALL = (ingest, clean, shard, tokenizer, tokens, pretrain, sft, dpo, lora, distil
 
 
 def _train(run: Pipeline, stage: StageName, *, tokens: str | None, start: str, teacher: str | None = None) -> Artifact:
-    """One training of given inputs; where no tokens are given, and for what `mix` asks for, the newest there are."""
+    """One training of given inputs; tokens that are not given, and those beside them, are the newest there are."""
     newest, model, own_rows = Made(run, newest=True), run.take(start), training.settings(run, stage).own_rows
     own, *others = training.kinds_read(run, stage, () if tokens else newest.tokens_for(model, own_rows))
     read = {own: run.take(tokens) if tokens else newest[f"tokens-{own}"]} | newest.tokens(others)

@@ -11,7 +11,7 @@ from minimind.train.stages import DISTILL, DPO, LORA, PRETRAIN, SFT
 from tasks.stage import Pipeline
 
 Tokens = Mapping[str, Artifact]
-"""Token sets by kind of rows: a stage's own, and those that its `mix` asks for."""
+"""Token sets by kind of rows: a stage's own, and those that its settings ask for beside it."""
 TRAININGS = {"pretrain": PRETRAIN, "sft": SFT, "dpo": DPO, "lora": LORA, "distill": DISTILL}
 """In the order of the pipeline."""
 
@@ -43,8 +43,11 @@ def kinds_read(run: Pipeline, stage: StageName, there: Collection[str]) -> list[
 
 def _read(section: TrainConfig, tokens: Tokens) -> dict[str, Artifact]:
     """The token sets that a training reads, by the names of its inputs."""
-    if missing := [kind for kind in section.mix if kind not in tokens]:
-        raise ConfigError(f"`mix` asks for {', '.join(missing)} rows, and the data spec has no source of them; add one")
+    if missing := [kind for kind in section.other_rows if kind not in tokens]:
+        asked = "mix" if section.mix else "text_weight"
+        raise ConfigError(
+            f"`{asked}` asks for {', '.join(missing)} rows, and the data spec has no source of them; add one"
+        )
     return {name: tokens[kind] for name, kind in rows_read(section, tokens).items()}
 
 

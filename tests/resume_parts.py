@@ -36,7 +36,7 @@ COMMON = {
 def run_of(stage: str, config: TrainConfig, out_dir: Path, tokens: Tokens, tokenizer: Artifact, base: Path) -> TrainRun:
     kind: RowKind = {"pretrain": "pretrain", "dpo": "preference"}.get(stage, "chat")
     inputs = {"tokens": tokens[kind].dir, "tokenizer": tokenizer.dir, "model": base, "teacher": base}
-    inputs |= {f"tokens_{other}": tokens[other].dir for other in config.mix}
+    inputs |= {f"tokens_{other}": tokens[other].dir for other in config.other_rows}
     return TrainRun(stage=stage, config=config, inputs=inputs, fingerprints={n: n for n in inputs}, out_dir=out_dir)
 
 

@@ -19,7 +19,7 @@ from minimind.data.reading.sources import IngestConfig, SourceConfig
 from minimind.data.sharding import SHARD, ShardConfig
 from minimind.data.shards import read_rows
 from minimind.errors import ConfigError, MissingError
-from minimind.lineage import find_artifact, lineage_of
+from minimind.lineage import find_artifact, lineage_of, parent
 from minimind.model.config import ModelConfig
 from minimind.stage import build
 from minimind.tokens.layout import IGNORE
@@ -41,14 +41,14 @@ def trained(store: Store, token_artifacts: dict[RowKind, Artifact]) -> dict[str,
     configs = {
         "pretrain": PretrainConfig(epochs=2.5, length=64, batch_tokens=512, model=MODEL),
         "sft": SftConfig(epochs=2.5, length=512, batch_tokens=2048, seed=5),
-        "dpo": DpoConfig(epochs=1.5, length=512, batch_tokens=4096),
+        "dpo": DpoConfig(epochs=1.5, length=512, batch_tokens=4096, text_weight=0.5, text_length=64),
     }
     kinds: dict[str, RowKind] = {"pretrain": "pretrain", "sft": "chat", "dpo": "preference"}
     made: dict[str, Artifact] = {}
     for stage, config in configs.items():
         inputs = {"tokens": token_artifacts[kinds[stage]]}
         if stage == "dpo":
-            inputs["model"] = made["sft"]
+            inputs |= {"model": made["sft"], "tokens_pretrain": token_artifacts["pretrain"]}
         made[stage] = seal_training(store, stage, config, inputs)
     return made
 
@@ -153,7 +153,8 @@ def test_a_step_is_traced_to_its_rows(stage: str, trained: dict[str, Artifact], 
     """Every position and label of the batch is accounted for, and every line is the one in the corpus."""
     training = training_of(trained[stage])
     batches = training.open()
-    rows = list(read_rows(store.path("shard", corpus_of(trained[stage], store)) / "train"))
+    corpora = [parent(tokens, "corpus") for tokens in training.token_sets]
+    rows = [row for corpus in corpora if corpus for row in read_rows(corpus.dir / "train")]
     for step in (1, training.steps):
         trace, batch = trace_step(training, step), batches.batch(step - 1)
         assert sum(piece.tokens for piece in trace.pieces) == int((batch.documents_BT >= 0).sum())

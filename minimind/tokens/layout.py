@@ -7,6 +7,7 @@ Axes: B rows, T positions in a row, N = B·T. Not here: which pieces
 (`minimind.tokens.batches`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,7 @@ class Batch:
     positions_BT: np.ndarray
     """int32, from 0 at the start of each document or piece of one."""
     items_B: np.ndarray
-    """int64 row of the packing plan; of pairs, the number of the pair of each side."""
+    """int64 row of the packing plan; of pairs, the number of the pair of each side, and the plan's piece of a text."""
 
     @classmethod
     def empty(cls, num_rows: int, width: int, *, num_items: int | None = None) -> "Batch":
@@ -148,6 +149,21 @@ def read(
         labels_N = np.where(trained[1:].take(at_N, mode="clip") != 0, labels_N.astype(np.int32), np.int32(IGNORE))
         labels_N[grid.ends()] = IGNORE  # what follows a chat's last id is another chat
     return grid.batch(tokens_N, labels_N, numbers=numbers, items_B=items_B, padding=token_set.info.end_of_text)
+
+
+def stack(batches: Sequence[Batch], *, padding: int) -> Batch:
+    """The rows of `batches` below each other, as wide as the widest of them; what is new of a row is padding."""
+    width = max(batch.tokens_BT.shape[1] for batch in batches)
+    whole = Batch.empty(sum(len(batch.tokens_BT) for batch in batches), width, num_items=sum(map(len, batches)))
+    for name, empty in (("tokens_BT", padding), ("labels_BT", IGNORE), ("documents_BT", -1), ("positions_BT", 0)):
+        array, start = getattr(whole, name), 0
+        array[:] = empty
+        for batch in batches:
+            part = getattr(batch, name)
+            array[start : start + len(part), : part.shape[1]] = part
+            start += len(part)
+    np.concatenate([batch.items_B for batch in batches], out=whole.items_B)
+    return whole
 
 
 def pack_sides(batch: Batch, sides: np.ndarray) -> Batch:

@@ -179,9 +179,8 @@ def _view(
     facts: Mapping[str, str],
     of: str = "plan's row",
 ) -> View:
-    half = len(batch) // 2
-    is_pairs = slides[0].tokens.kind == "preference" and len(batch) > 1
-    order = [row for pair in range(half) for row in (pair, half + pair)] if is_pairs else list(range(len(batch)))
+    sides = sides_of(slides, batch)
+    order = np.arange(len(batch)).reshape(len(sides), -1).T.flatten().tolist()  # a pair's sides below each other
     shown = order[:max_rows]
     chosen = np.flatnonzero(np.isin(pieces.rows, shown))
     origins = _origins(slides, pieces, chosen)
@@ -190,9 +189,9 @@ def _view(
         own = chosen[pieces.rows[chosen] == row]
         tokens, thens = _tokens(slides[0].tokenizer, batch, row)
         segments = [_segment(pieces, piece, tokens, thens, origins.get(piece)) for piece in own.tolist()]
-        side = ("chosen" if row < half else "rejected") if is_pairs else ""
+        side = sides[row * len(sides) // len(batch)]
         padding = int((batch.documents_BT[row] < 0).sum())
-        item, what = int(batch.items_B[row]), "pair" if is_pairs else of
+        item, what = int(batch.items_B[row]), {"": of, "text": "plan's piece"}.get(side, "pair")
         rows.append(RowView(row=row, item=item, of=what, side=side, segments=segments, padding=padding))
     figures = {
         "rows": f"{len(batch):,} of {batch.tokens_BT.shape[1]:,} positions",
@@ -201,6 +200,13 @@ def _view(
         "padding": f"{int((batch.documents_BT < 0).sum()):,}",
     }
     return View(title=title, facts={**facts, **figures}, rows=rows, rows_left_out=len(order) - len(shown))
+
+
+def sides_of(slides: Sequence[Slide], batch: Batch) -> tuple[str, ...]:
+    """What the equal parts of a batch are, in their order: one without a name where its rows are no pairs."""
+    if slides[0].tokens.kind != "preference" or len(batch) == 1:
+        return ("",)
+    return ("chosen", "rejected", "text")[: 1 + len(slides)]
 
 
 def _origins(slides: Sequence[Slide], pieces: PiecesOfStep, chosen: np.ndarray) -> dict[int, Origin]:

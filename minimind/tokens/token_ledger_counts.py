@@ -113,7 +113,7 @@ class TrainingCounts:
     """What a training got."""
 
     is_plain: bool
-    """Its epochs are the rows of its token set as they are: nothing is mixed in or augmented."""
+    """Its epochs are the rows of its token set as they are: nothing is mixed in, read beside them or augmented."""
     items: int
     """Rows of the packing plan, or pairs."""
     epoch_tokens: int
@@ -127,7 +127,7 @@ def count_training(training: Training) -> TrainingCounts:
     """Tokens and labels of an epoch and of all steps, added up from the pieces that its batches are made of."""
     batches = training.open()
     labels = Labels([TokenSet.open(artifact.dir / "train") for artifact in training.token_sets])
-    is_plain = isinstance(batches, RowBatches | PairBatches)
+    is_plain = type(batches) in (RowBatches, PairBatches)
     epoch = [labels.count(pieces) for pieces in in_an_epoch(batches)] if is_plain else []
     taken = []
     for part in in_steps(batches, training.batch_items, training.steps):

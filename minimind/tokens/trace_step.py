@@ -12,7 +12,7 @@ from minimind.errors import ConfigError
 from minimind.lineage import parent
 from minimind.tokens.batches import PairBatches
 from minimind.tokens.layout import IGNORE, Batch, PiecesOfStep
-from minimind.tokens.microscope import Slide
+from minimind.tokens.microscope import Slide, sides_of
 from minimind.tokens.trainings import Training
 
 
@@ -90,7 +90,7 @@ def _digests(training: Training, names: Collection[str]) -> dict[str, str]:
 
 
 def _pieces(slides: Sequence[Slide], batch: Batch, pieces: PiecesOfStep) -> Iterator[PieceOfStep]:
-    is_pairs, half = slides[0].tokens.kind == "preference", len(batch) // 2
+    sides = sides_of(slides, batch)
     columns = (pieces.rows, pieces.columns, pieces.documents, pieces.starts, pieces.lengths, pieces.token_sets)
     places = list(zip(*(column.tolist() for column in columns), strict=True))
     origins = [
@@ -103,7 +103,7 @@ def _pieces(slides: Sequence[Slide], batch: Batch, pieces: PiecesOfStep) -> Iter
         yield PieceOfStep(
             row=row,
             item=int(batch.items_B[row]),
-            side=("chosen" if row < half else "rejected") if is_pairs else "",
+            side=sides[row * len(sides) // len(batch)],
             token_set=token_set,
             document=document,
             start=start,

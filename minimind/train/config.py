@@ -173,6 +173,11 @@ class TrainConfig(Config):
         return next((kind for kind in own if kind in there), own[-1])
 
     @property
+    def other_rows(self) -> tuple[RowKind, ...]:
+        """The kinds of rows that are read beside the stage's own."""
+        return tuple(self.mix)
+
+    @property
     def adapters(self) -> LoraSettings | None:
         """What is trained in the place of the weights; None where those are."""
         return self.lora

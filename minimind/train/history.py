@@ -22,10 +22,10 @@ from minimind.lineage import parent
 from minimind.tokens.trace_pieces import Source
 from minimind.tokens.trainings import TRAININGS, Training
 from minimind.train.config import TrainConfig
-from minimind.train.splits import mixed_input, open_train_split
+from minimind.train.splits import open_train_split, other_input
 from minimind.train.stage_configs import CONFIGS
 
-_DECIDE_ROWS = ("splits", "batches", "shuffle", "packing", "layout", "mixture", "augmentation")
+_DECIDE_ROWS = ("splits", "batches", "shuffle", "packing", "layout", "mixture", "augmentation", "pairs_beside_text")
 """Modules that say which rows a step has."""
 
 
@@ -80,7 +80,7 @@ def _training(
     figures: Mapping[str, Any],
     changed: tuple[str, ...],
 ) -> Training:
-    names = ["tokens", *map(mixed_input, config.mix)]
+    names = ["tokens", *map(other_input, config.other_rows)]
     if missing := [name for name in names if name not in inputs]:
         raise MissingError(f"{stage} {fingerprint}: its input `{missing[0]}` is not in the store; make it again")
     tokenizer = parent(inputs["tokens"], "tokenizer")

@@ -36,7 +36,7 @@ from minimind.train.probes import Probes, probe
 from minimind.train.results import save_result, summarize, tokenizer_dir, trained_parameters
 from minimind.train.row_names import name_rows
 from minimind.train.setup import choose_dtype, compiles, make_model
-from minimind.train.splits import Split, mixed_input, open_train_split, open_val_split
+from minimind.train.splits import Split, open_train_split, open_val_split, other_input
 from minimind.train.stage_configs import TrainRun
 from minimind.train.stage_objectives import Objectives, make_objectives
 from minimind.train.strategy import Strategy, make_strategy
@@ -174,8 +174,8 @@ def _looking(parts: Parts) -> Callable[[bool], Figures]:
 
 
 def _token_sets(run: TrainRun) -> list[Path]:
-    """The stage's own, and those that are mixed in."""
-    return [run.inputs["tokens"], *(run.inputs[mixed_input(kind)] for kind in run.config.mix)]
+    """The stage's own, and those that are read beside it."""
+    return [run.inputs["tokens"], *(run.inputs[other_input(kind)] for kind in run.config.other_rows)]
 
 
 def _save_progress(parts: Parts, events: EventWriter | None, progress: Progress) -> str | None:

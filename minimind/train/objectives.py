@@ -66,6 +66,8 @@ class Loss(NamedTuple):
     """Further sums over the units, for the log."""
     balance_loss: Tensor | None = None
     """That of the model's experts, as its forward pass gave it; a mean, added by `Objective`."""
+    added: Tensor | None = None
+    """What is differentiated with the sum and is no part of the figure `loss`; over the units too."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,11 @@ class Objective:
         """The sum to differentiate, balance loss included, and figures."""
         found = self.function(model, batch)
         sums = {"loss": found.sum, **found.extras}
+        total = found.sum if found.added is None else found.sum + found.added
         if found.balance_loss is None or not model.config.num_experts:
-            return found.sum, sums
+            return total, sums
         balance_loss = found.balance_loss * found.count
-        return found.sum + balance_loss, {**sums, "balance_loss": balance_loss}
+        return total + balance_loss, {**sums, "balance_loss": balance_loss}
 
     def measure(self, model: Transformer, batch: Tensors) -> Sums:
         """Figures on held-out items."""
@@ -156,18 +159,35 @@ def dpo(reference: Reference, *, beta: float, label_smoothing: float = 0.0) -> O
     return preference(partial(sigmoid, beta=beta, label_smoothing=label_smoothing), reference)
 
 
+class TextBeside(NamedTuple):
+    """How much plain text counts beside the pairs: the third sides of their batches."""
+
+    weight: float
+    """Of a text's mean loss beside the preference loss of its pair; γ of InstructGPT (Ouyang et al. 2022, eq. 2)."""
+    length: int
+    """Tokens of a whole piece of text; what the loss of a shorter one is divided by too, so that tokens count alike."""
+
+
 def preference(
-    loss: PreferenceLoss, reference: Reference | None = None, *, bytes_per_token: Tensor | None = None
+    loss: PreferenceLoss,
+    reference: Reference | None = None,
+    *,
+    bytes_per_token: Tensor | None = None,
+    text: TextBeside | None = None,
 ) -> Objective:
     """The mean of a preference loss over pairs, and how far the model has moved.
 
     Without a `reference` (for losses that need none) `kl` and `drift_bits_per_byte` are not told, without
-    `bytes_per_token` (V integers, 0 for special tokens) the second is not.
+    `bytes_per_token` (V integers, 0 for special tokens) the second is not. With `text` every pair has a piece of plain
+    text beside it, whose loss is added.
     """
+    sides = 3 if text else 2
 
     def function(model: Transformer, batch: Tensors) -> Loss:
-        chosen_P, rejected_P, balance_loss = pair_log_probs(model, batch)
-        chosen_tokens_P, rejected_tokens_P = _by_side(batch.labels_BT != IGNORE, batch).clamp(min=1).chunk(2)
+        logp_S, tokens_S, balance_loss = _side_log_probs(model, batch)
+        (chosen_P, rejected_P, *text_P), (chosen_tokens_P, rejected_tokens_P, *text_tokens_P) = (
+            values_S.chunk(sides) for values_S in (logp_S, tokens_S)
+        )
         pairs_P = batch.items_B[: len(chosen_P)]
         chosen = Side(chosen_P, chosen_tokens_P, None if reference is None else reference.chosen_P[pairs_P])
         rejected = Side(rejected_P, rejected_tokens_P, None if reference is None else reference.rejected_P[pairs_P])
@@ -183,9 +203,13 @@ def preference(
             "rejected_logp": rejected_P.sum(),
             **_moved(chosen, rejected, batch, bytes_per_token),
         }
-        return Loss(verdict.loss_P.sum(), len(chosen_P), extras, balance_loss)
+        added = None
+        if text:
+            added = -text.weight * text_P[0].sum() / text.length
+            extras["text_loss"] = -(text_P[0] / text_tokens_P[0]).sum()
+        return Loss(verdict.loss_P.sum(), len(chosen_P), extras, balance_loss, added)
 
-    return Objective(function, PAIRS)
+    return Objective(function, PAIRS_BESIDE_TEXT if text else PAIRS)
 
 
 def _moved(chosen: Side, rejected: Side, batch: Tensors, bytes_per_token: Tensor | None) -> Sums:
@@ -200,17 +224,24 @@ def _moved(chosen: Side, rejected: Side, batch: Tensors, bytes_per_token: Tensor
     worse_chosen_P, worse_rejected_P = -chosen.ratio_P(), -rejected.ratio_P()
     moved = {"kl": ((worse_chosen_P + worse_rejected_P) / 2).sum()}
     if bytes_per_token is not None:
-        bytes_P = _by_side(_label_bytes(bytes_per_token, batch.labels_BT), batch).chunk(2)[0].clamp(min=1)
+        bytes_S = _by_side(_label_bytes(bytes_per_token, batch.labels_BT), batch)
+        bytes_P = bytes_S[: len(worse_chosen_P)].clamp(min=1)
         moved["drift_bits_per_byte"] = (worse_chosen_P / bytes_P).sum() / math.log(2)
     return moved
 
 
 def pair_log_probs(model: Transformer, batch: Tensors) -> tuple[Tensor, Tensor, Tensor]:
     """Summed log-probabilities (chosen_P, rejected_P) of the trained tokens, and the balance loss."""
+    logp_S, _, balance_loss = _side_log_probs(model, batch)
+    chosen_P, rejected_P = logp_S.chunk(2)
+    return chosen_P, rejected_P, balance_loss
+
+
+def _side_log_probs(model: Transformer, batch: Tensors) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each side the summed log-probabilities of its trained tokens and their number, 1 or more; the balance loss."""
     hidden_ND, balance_loss = flat_hidden(model, batch)
     logp_N = label_log_probs(hidden_ND, model.output_weight, batch.labels_BT.flatten())
-    chosen_P, rejected_P = _by_side(logp_N, batch).chunk(2)
-    return chosen_P, rejected_P, balance_loss
+    return _by_side(logp_N, batch), _by_side(batch.labels_BT != IGNORE, batch).clamp(min=1), balance_loss
 
 
 def _by_side(values: Tensor, batch: Tensors) -> Tensor:
@@ -262,22 +293,24 @@ def count_tokens(batch: Batch) -> int:
     return int((batch.labels_BT != IGNORE).sum())
 
 
-def count_pairs(batch: Batch) -> int:
-    return len(batch) // 2
+def count_pairs(batch: Batch, *, sides: int = 2) -> int:
+    return len(batch) // sides
 
 
 def take_rows(batch: Batch, start: int, stop: int) -> Batch:
     return batch.rows(start, stop)
 
 
-def take_pairs(batch: Batch, start: int, stop: int) -> Batch:
-    """Pairs from start to stop, packed: sides 0 … P − 1 are the chosen ones, and the rejected ones follow."""
+def take_pairs(batch: Batch, start: int, stop: int, *, sides: int = 2) -> Batch:
+    """Pairs from start to stop, packed: sides 0 … P − 1 are the chosen ones, then the rejected ones, then texts."""
     chosen = np.arange(start, stop)
-    return pack_sides(batch, np.concatenate([chosen, count_pairs(batch) + chosen]))
+    num_pairs = count_pairs(batch, sides=sides)
+    return pack_sides(batch, np.concatenate([chosen + side * num_pairs for side in range(sides)]))
 
 
 TOKENS = Units(count_tokens, len, take_rows)
 PAIRS = Units(count_pairs, count_pairs, take_pairs)
+PAIRS_BESIDE_TEXT = Units(*(partial(function, sides=3) for function in (count_pairs, count_pairs, take_pairs)))
 
 
 def bits_per_byte(nats: float, content_bytes: float) -> float:

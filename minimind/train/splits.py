@@ -1,8 +1,8 @@
 """A training's rows: its token set's two splits cut into batches, mixed and augmented as the settings say.
 
-The training split may have rows of other token sets in it (`mix`) and changed conversations (`system_share`,
-`empty_think_share`); the validation split never has, so that its figures are comparable. What is returned is a
-function of the settings and the inputs, so anyone who has both sees what the training saw.
+The training split may have rows of other token sets in it (`mix`, `text_weight`) and changed conversations
+(`system_share`, `empty_think_share`); the validation split never has, so that its figures are comparable. What is
+returned is a function of the settings and the inputs, so anyone who has both sees what the training saw.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,10 +14,11 @@ from minimind.errors import ConfigError, DataError
 from minimind.tokens.augmentation import Augmentation, AugmentedBatches
 from minimind.tokens.batches import PairBatches, RowBatches, RowSource
 from minimind.tokens.mixture import MixtureBatches
+from minimind.tokens.pairs_beside_text import PairsBesideText
 from minimind.tokens.token_set import TokenSet
 from minimind.tokens.tokenizer import Tokenizer
 from minimind.train.config import StageName, TrainConfig
-from minimind.train.stage_configs import SftConfig
+from minimind.train.stage_configs import DpoConfig, SftConfig
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,15 @@ def open_train_split(stage: StageName, config: TrainConfig, inputs: Mapping[str,
         batches = AugmentedBatches(
             tokens, augmentation, row_length=config.length, batch_rows=config.batch_items, seed=config.seed
         )
+    if isinstance(config, DpoConfig) and config.text_weight:
+        batches = PairsBesideText(
+            tokens,
+            _other(inputs, "pretrain"),
+            batch_pairs=config.batch_items,
+            max_length=config.length,
+            text_length=config.text_length,
+            seed=config.seed,
+        )
     if config.mix:
         assert not isinstance(batches, PairBatches), "the settings of dpo allow no mix"
         sources = {tokens.kind: batches} | _others(config, inputs)
@@ -77,7 +87,7 @@ def _open(stage: StageName, config: TrainConfig, directory: Path) -> TokenSet:
 
 
 def _split(stage: StageName, config: TrainConfig, tokens: TokenSet, batch_items: int) -> Split:
-    if stage == "dpo":
+    if isinstance(config, DpoConfig):
         pairs = PairBatches(tokens, batch_pairs=batch_items, max_length=config.length, seed=config.seed)
         return Split(tokens, pairs, pairs.num_pairs, batch_items)
     rows = RowBatches(tokens, row_length=config.length, batch_rows=batch_items, seed=config.seed)
@@ -86,16 +96,23 @@ def _split(stage: StageName, config: TrainConfig, tokens: TokenSet, batch_items:
 
 def _others(config: TrainConfig, inputs: Mapping[str, Path]) -> dict[str, RowSource]:
     """The rows that are mixed in, by kind."""
-    found: dict[str, RowSource] = {}
-    for kind in config.mix:
-        name = mixed_input(kind)
-        if name not in inputs:
-            raise ConfigError(f"`mix` asks for {kind} rows, and the stage was given no input `{name}`; give it one")
-        tokens = TokenSet.open(inputs[name] / "train")
-        if tokens.kind != kind:
-            raise ConfigError(f"`mix` asks for {kind} rows, and the input `{name}` has {tokens.kind} rows")
-        found[kind] = RowBatches(tokens, row_length=config.length, batch_rows=config.batch_items, seed=config.seed)
-    return found
+    return {
+        kind: RowBatches(
+            _other(inputs, kind), row_length=config.length, batch_rows=config.batch_items, seed=config.seed
+        )
+        for kind in config.mix
+    }
+
+
+def _other(inputs: Mapping[str, Path], kind: RowKind) -> TokenSet:
+    """The training rows of that kind, for a stage whose own are of another."""
+    name = other_input(kind)
+    if name not in inputs:
+        raise ConfigError(f"the settings ask for {kind} rows, and the stage was given no input `{name}`; give it one")
+    tokens = TokenSet.open(inputs[name] / "train")
+    if tokens.kind != kind:
+        raise ConfigError(f"the settings ask for {kind} rows, and the input `{name}` has {tokens.kind} rows")
+    return tokens
 
 
 def rows_read(config: TrainConfig, there: Collection[str]) -> dict[str, RowKind]:
@@ -103,9 +120,9 @@ def rows_read(config: TrainConfig, there: Collection[str]) -> dict[str, RowKind]
 
     Its own comes first.
     """
-    return {"tokens": config.own_kind(there)} | {mixed_input(kind): kind for kind in config.mix}
+    return {"tokens": config.own_kind(there)} | {other_input(kind): kind for kind in config.other_rows}
 
 
-def mixed_input(kind: str) -> str:
+def other_input(kind: str) -> str:
     """The name of the input with the token set of that kind, for a stage whose own rows are of another."""
     return f"tokens_{kind}"

@@ -72,11 +72,15 @@ class DpoConfig(TrainConfig):
     """The share of pairs believed to be labelled the wrong way round (Mitchell 2023, conservative DPO)."""
     target_margin: Rate | None = None
     """By how much the reward of the chosen answer is to be the higher one: γ of `simpo`."""
+    text_weight: Rate = 0.0
+    """Of the loss of plain text that is read beside each pair, which keeps the language; 0 reads none."""
+    text_length: Annotated[int, Field(ge=2)] = 128
+    """Tokens of the piece of text beside a pair, at most."""
 
     @model_validator(mode="after")
     def _only_pairs(self) -> Self:
         if self.mix:
-            raise ValueError("`mix` is for stages that learn tokens; dpo learns from pairs alone")
+            raise ValueError("`mix` is for stages that learn tokens; dpo reads text beside its pairs: `text_weight`")
         return self
 
     @model_validator(mode="after")
@@ -92,6 +96,10 @@ class DpoConfig(TrainConfig):
                 "`beta` counts per token here, and its default is for whole answers; give it (usual: 2 to 5)"
             )
         return self
+
+    @property
+    def other_rows(self) -> tuple[RowKind, ...]:
+        return ("pretrain",) if self.text_weight else ()
 
     @property
     def needs_reference(self) -> bool:

@@ -19,7 +19,7 @@ from minimind.model.weights import WEIGHTS_FILE, load_model
 from minimind.tokens.batches import PairBatches
 from minimind.tokens.tokenizer import Tokenizer
 from minimind.train import objectives
-from minimind.train.objectives import Objective, Reference
+from minimind.train.objectives import Objective
 from minimind.train.parallel import Ranks
 from minimind.train.preference_losses import LOSSES
 from minimind.train.reference import Found, Wanted, directory_of, find_references
@@ -82,15 +82,20 @@ def _preference(
     dtype: torch.dtype,
 ) -> Objectives:
     loss = partial(LOSSES[config.loss], **config.loss_settings)
+    text = objectives.TextBeside(config.text_weight, config.text_length) if config.text_weight else None
     if not config.needs_reference:
-        both = objectives.preference(loss)
-        return Objectives(both, both)
+        return Objectives(objectives.preference(loss, text=text), objectives.preference(loss))
     found = _references(run, model, trained, held_out, ranks, dtype)
 
-    def objective(reference: Reference) -> Objective:
-        return objectives.preference(loss, reference, bytes_per_token=_bytes_per_token(run, ranks))
+    def objective(split: str) -> Objective:
+        return objectives.preference(
+            loss,
+            found.references[split],
+            bytes_per_token=_bytes_per_token(run, ranks),
+            text=text if split == "train" else None,
+        )
 
-    made = {name: objective(reference) for name, reference in found.references.items()}
+    made = {split: objective(split) for split in found.references}
     note = f"reference log-probabilities: {found.computed:,} pairs computed in {found.seconds:.1f} s, the others known"
     warnings = (found.problem,) if found.problem else ()
     figures = {"reference_pairs": found.computed, "reference_seconds": round(found.seconds, 3)}
@@ -104,7 +109,8 @@ def _references(
     assert isinstance(trained.batches, PairBatches)
     steps, pairs = run.config.total_steps(trained.steps_per_epoch), None
     if steps < trained.steps_per_epoch:
-        pairs = np.concatenate([trained.batches.pieces(step).documents // 2 for step in range(steps)])
+        taken = [trained.batches.pieces(step) for step in range(steps)]
+        pairs = np.concatenate([pieces.documents[pieces.token_sets == 0] // 2 for pieces in taken])
     wanted = {"train": Wanted(trained.batches, pairs)}
     if held_out:
         assert isinstance(held_out.batches, PairBatches)

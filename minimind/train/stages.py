@@ -15,7 +15,7 @@ from minimind.tokens.token_set import TokenSet
 from minimind.train.config import StageName, TrainConfig
 from minimind.train.forecast import compared
 from minimind.train.launch import CHECKPOINTS_DIR, RUN_FILE, TRAINING_FILE, launch
-from minimind.train.splits import mixed_input
+from minimind.train.splits import other_input
 from minimind.train.stage_configs import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainRun
 
 
@@ -45,7 +45,7 @@ def distill(config: DistillConfig, inputs: Inputs, out_dir: Path) -> Summary:
 
 
 def _train(stage: StageName, config: TrainConfig, inputs: Inputs, out_dir: Path) -> Summary:
-    _require_mixed(config, inputs)
+    _require_others(config, inputs)
     _require_one_tokenizer(inputs)
     run = TrainRun(
         stage=stage,
@@ -68,7 +68,7 @@ def _train(stage: StageName, config: TrainConfig, inputs: Inputs, out_dir: Path)
 def _require_one_tokenizer(inputs: Inputs) -> None:
     """Raise ConfigError where the tokens were made by another tokenizer than a model is used to."""
     tokens = TokenSet.open(inputs["tokens"].dir / "train").info.tokenizer
-    mixed = {name: inputs[name] for name in _MIXED if name in inputs}
+    mixed = {name: inputs[name] for name in _OTHERS if name in inputs}
     known = {name: inputs[name].summary().figures.get("tokenizer") for name in ("model", "teacher") if name in inputs}
     known |= {name: TokenSet.open(artifact.dir / "train").info.tokenizer for name, artifact in mixed.items()}
     if "tokenizer" in inputs:
@@ -81,19 +81,19 @@ def _require_one_tokenizer(inputs: Inputs) -> None:
             )
 
 
-def _require_mixed(config: TrainConfig, inputs: Inputs) -> None:
-    """Raise ConfigError where the inputs are not those that `mix` asks for: one that is not read still reruns."""
-    wanted, given = {mixed_input(kind) for kind in config.mix}, {name for name in _MIXED if name in inputs}
+def _require_others(config: TrainConfig, inputs: Inputs) -> None:
+    """Raise ConfigError where the inputs are not those that the settings ask for: one that is not read still reruns."""
+    wanted, given = {other_input(kind) for kind in config.other_rows}, {name for name in _OTHERS if name in inputs}
     if wanted != given:
         raise ConfigError(
-            f"`mix` = {dict(config.mix)} reads {', '.join(sorted(wanted)) or 'no other tokens'}; "
-            f"was given {', '.join(sorted(given)) or 'none'}"
+            f"beside the stage's own rows its settings read {', '.join(sorted(wanted)) or 'no tokens'}; it was given "
+            f"{', '.join(sorted(given)) or 'none'}"
         )
 
 
 _RANK = ("minimind.train.__main__",)
-_MIXED = ("tokens_pretrain", "tokens_chat")
-"""Inputs for rows that are mixed in; a stage takes those that need not be of its own kind."""
+_OTHERS = ("tokens_pretrain", "tokens_chat")
+"""Inputs for rows beside a stage's own; it takes those that need not be of its own kind."""
 
 PRETRAIN = Stage(
     "pretrain",
@@ -106,8 +106,10 @@ PRETRAIN = Stage(
 SFT = Stage(
     "sft", sft, inputs=("tokens", "model"), optional_inputs=("tokens_pretrain",), resumable=True, launches=_RANK
 )
-DPO = Stage("dpo", dpo, inputs=("tokens", "model"), resumable=True, launches=_RANK)
-LORA = Stage("lora", lora, inputs=("tokens", "model"), optional_inputs=_MIXED, resumable=True, launches=_RANK)
+DPO = Stage(
+    "dpo", dpo, inputs=("tokens", "model"), optional_inputs=("tokens_pretrain",), resumable=True, launches=_RANK
+)
+LORA = Stage("lora", lora, inputs=("tokens", "model"), optional_inputs=_OTHERS, resumable=True, launches=_RANK)
 DISTILL = Stage(
     "distill",
     distill,
