@@ -60,7 +60,7 @@ def test_files_of_every_kind_are_measured(model_dir: Path, files: dict[str, str]
     assert {name: list(task.figures) for name, task in result.tasks.items()} == {
         "my_texts": ["bits_per_byte"],
         "my_chats": ["nats_per_token", "bits_per_byte"],
-        "my_pairs": ["accuracy", "accuracy_per_token", "margin"],
+        "my_pairs": ["accuracy_per_token", "accuracy", "margin_per_token", "margin"],
         "my_choices": ["accuracy", "accuracy_normalised", "accuracy_letters"],
         "my_cloze": ["accuracy", "accuracy_normalised"],
         "my_checked_prompts": ["passed", "repetition", "ended", "tokens"],

@@ -28,7 +28,7 @@ def figure(value: float, *, n: int = 300, half: float = 0.04) -> Figure:
 def model(bits: float = 1.0, *, preference: Figure | None = None, **changes: object) -> ModelResult:
     tasks = {
         "text": TaskResult(figures={"bits_per_byte": figure(bits)}, leaked=0),
-        "preference": TaskResult(figures={"accuracy": preference or figure(0.8)}, leaked=0),
+        "preference": TaskResult(figures={"accuracy_per_token": preference or figure(0.8)}, leaked=0),
         "exam": TaskResult(figures={"accuracy": figure(0.6, n=50)}, leaked=0),
     }
     result = ModelResult(fingerprint="f", parameters=1, context=8, tasks=tasks, answers=[SAID])

@@ -120,7 +120,7 @@ def result(**changes: Any) -> ModelResult:
     answer = Answer(prompt="?", text="yes", tokens=3, ended_by_stop=True, repetition=0.1)
     tasks = {
         "text": TaskResult(figures={"bits_per_byte": figure(1.5, 1.4, 1.6)}, leaked=0),
-        "preference": TaskResult(figures={"accuracy": figure(0.7, 0.61, 0.78)}, leaked=2),
+        "preference": TaskResult(figures={"accuracy_per_token": figure(0.7, 0.61, 0.78)}, leaked=2),
         "arithmetic": TaskResult(figures={"passed": figure(0.4, 0.3, 0.5)}),
     }
     good = ModelResult(fingerprint="f", parameters=1, context=8, tasks=tasks, answers=[answer])
@@ -130,13 +130,16 @@ def result(**changes: Any) -> ModelResult:
 def measured(**changes: Any) -> Evaluation:
     tasks = {
         "text": Task(kind="text", items=100, about="rows"),
-        "preference": Task(kind="preference", items=100, about="rows", chance={"accuracy": 0.5}),
+        "preference": Task(kind="preference", items=100, about="rows", chance={"accuracy_per_token": 0.5}),
     }
     return Evaluation(tasks=tasks, models={"dpo": result(**changes)})
 
 
 def unsure() -> dict[str, TaskResult]:
-    return {**result().tasks, "preference": TaskResult(figures={"accuracy": figure(0.53, 0.47, 0.58)}, leaked=40)}
+    return {
+        **result().tasks,
+        "preference": TaskResult(figures={"accuracy_per_token": figure(0.53, 0.47, 0.58)}, leaked=40),
+    }
 
 
 ALL_RULES = GateConfig(max_leaked=0.1, at_least={"arithmetic_passed": 0.35}, at_most={"bits_per_byte": 1.6})

@@ -1,6 +1,7 @@
 """Preference accuracy, DPO's implicit reward, and the loss on the assistant's words of held-out chats."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -57,16 +58,20 @@ def test_only_the_last_answer_of_a_pair_counts(subject: Subject):
         means = [total / sum(one.trained) for total, one in zip(sums, rendered, strict=True)]
         assert measured["accuracy"].values[number] == (0.5 if number == 2 else float(sums[0] > sums[1]))
         assert measured["accuracy_per_token"].values[number] == (0.5 if number == 2 else float(means[0] > means[1]))
+        assert measured["margin_per_token"].values[number] == pytest.approx(means[0] - means[1], abs=1e-5)
 
 
 def test_reward_is_the_margin_gained_over_the_reference():
     """A policy equal to its reference has learnt nothing: half a point for every pair, whatever its own accuracy."""
-    reference = Values.of(np.array([1.0, -3.0, 2.0]))
-    draws = Resampling(100)
-    assert reward_score(reference, reference, name="sft", resampling=draws).accuracy == 0.5
-    policy = Values.of(np.array([2.0, -5.0, 3.0]))
-    reward = reward_score(policy, reference, name="sft", resampling=draws)
+    score = partial(reward_score, name="sft", resampling=Resampling(100))
+    reference = {"margin": Values.of(np.array([1.0, -3.0, 2.0])), "margin_per_token": Values.of(np.zeros(3))}
+    for per_token in (True, False):
+        assert score(reference, reference, length_normalised=per_token).accuracy == 0.5
+    policy = {"margin": Values.of(np.array([2.0, -5.0, 3.0])), "margin_per_token": Values.of(np.array([1.0, 2.0, 3.0]))}
+    reward = score(policy, reference, length_normalised=False)
     assert reward.accuracy == pytest.approx(2 / 3) and reward.margin == 0 and reward.reference == "sft"
+    reward = score(policy, reference, length_normalised=True)
+    assert (reward.accuracy, reward.margin, reward.metric) == (1.0, 2.0, "margin_per_token")
 
 
 def test_answers_alone_are_scored_and_specials_are_no_bytes(subject: Subject):
@@ -89,7 +94,7 @@ def test_an_ngram_prefers_what_it_has_read():
     """The counting baseline is measured on the same pairs and chats as the models."""
     ngram = fit_ngram([b"Who reads?\nShe reads one page."] * 4 + ["水是生命的源头。".encode()], order=6)
     pairs = Pairs("preference", "made up", facts(3), CHOSEN, REJECTED).baseline(Ngrams(fit_chat=lambda: ngram))
-    assert pairs["accuracy"].values.tolist()[2] == 0.5
+    assert [pairs[metric].values.tolist()[2] for metric in ("accuracy_per_token", "accuracy")] == [0.5, 0.5]
     chats = Chats("chat", "made up", facts(2), [CHOSEN[0], REJECTED[1]]).baseline(Ngrams(fit_chat=lambda: ngram))
     bits = chats["bits_per_byte"].values / chats["bits_per_byte"].weights
     assert bits[0] < 1 < bits[1]

@@ -369,10 +369,10 @@ def test_figures_on_unseen_items_stand_below_those_on_all(report: Report, tmp_pa
     """Where items leaked, both are shown, the items are named with where they stood, and others are counted."""
     leaked = with_leaks(report, count=30)
     rows = next(table for table in task_tables(leaked.evaluation) if table.name == "preference").rows
-    assert [row.title for row in rows[:2]] == ["accuracy", "accuracy, of unseen items"]
+    assert [row.title for row in rows[:2]] == ["accuracy per token", "accuracy per token, of unseen items"]
     assert rows[1].cells[0] is None and rows[1].cells[2] is not None and rows[1].cells[2].value == "40.0 %"
     for words in (words_of(leaked, tmp_path), render_markdown(leaked)):
-        assert "accuracy, of unseen items" in words and "30 of 60" in words
+        assert "accuracy per token, of unseen items" in words and "30 of 60" in words
         assert "item-0" in words and "item-19" in words and "item-20" not in words
         assert "not here any more" in words
 
@@ -381,7 +381,8 @@ def with_leaks(report: Report, *, count: int) -> Report:
     """The report, had dpo seen half of the pairs."""
     score = Figure(value=0.4, interval=Interval(low=0.3, high=0.5), n=30)
     dpo = report.evaluation.models["dpo"]
-    task = TaskResult(figures={"accuracy": score.replace(n=60)}, clean={"accuracy": score}, leaked=count)
+    leading = "accuracy_per_token"
+    task = TaskResult(figures={leading: score.replace(n=60)}, clean={leading: score}, leaked=count)
     leaks = [Leak(task="preference", item=f"item-{at}", share=0.9, where=f"sft document {at}") for at in range(count)]
     changed = dpo.replace(
         tasks={**dpo.tasks, "preference": task}, leaks=leaks, unchecked=["pretrain 12: not here any more"]
@@ -531,7 +532,7 @@ def test_foreign_words_are_inert_wherever_they_stand(report: Report, tmp_path: P
 def test_pictures_are_there_for_light_and_dark(published: Artifact):
     """Each picture is a PNG in both themes, and the page shows both."""
     names = {path.name for path in (published.dir / "figures").iterdir()}
-    wanted = {"bits_per_byte", "chat_nats_per_token", "preference_accuracy", "instructions_passed"}
+    wanted = {"bits_per_byte", "chat_nats_per_token", "preference_accuracy_per_token", "instructions_passed"}
     wanted |= {f"{stage}_{what}" for stage in MODELS for what in ("loss", "looks")}
     assert names == {f"{name}{theme}.png" for name in wanted for theme in ("", ".dark")}
     assert all((published.dir / "figures" / name).read_bytes().startswith(b"\x89PNG") for name in names)
@@ -569,7 +570,7 @@ def test_a_card_of_a_training_alone(alone: Artifact):
     for words in ("What it says", "What it gets right", "What it was trained on", "The tokenizer"):
         assert words not in page.words
     assert "The artifacts do not say which command made them" in page.words
-    assert not (alone.dir / "figures" / "preference_accuracy.png").exists()
+    assert not (alone.dir / "figures" / "preference_accuracy_per_token.png").exists()
 
 
 def test_a_model_that_was_not_evaluated_is_not_published(

@@ -97,8 +97,8 @@ def test_a_metric_knows_which_way_it_is_better_or_asks():
     assert choose_metric(None, None, compared="pretrain", stages=stages).words == (
         "validation_bits_per_byte, lower is better"
     )
-    other = choose_metric("evaluate.sft_preference_accuracy", None, compared="sft", stages=stages)
-    assert (other.name, other.goal) == ("evaluate.sft_preference_accuracy", "max")
+    other = choose_metric("evaluate.sft_preference_accuracy_per_token", None, compared="sft", stages=stages)
+    assert (other.name, other.goal) == ("evaluate.sft_preference_accuracy_per_token", "max")
     assert choose_metric("my_figure", "max", compared="sft", stages=stages).rank(2.0) == -2.0
     for name, goal, message in (
         ("my_figure", None, "--goal min or --goal max"),

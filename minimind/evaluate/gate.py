@@ -186,7 +186,7 @@ def _prefers(evaluation: Evaluation, result: ModelResult) -> Ruling:
     rule, found, gained = "preference_above_chance", result.preference, result.reward
     if found is None:
         return Ruling(rule=rule, passed=None, detail="no held-out preference pairs were measured")
-    chance = evaluation.tasks["preference"].chance.get("accuracy", 0.5)
+    chance = evaluation.tasks["preference"].chance.get("accuracy_per_token", 0.5)
     words = f"it prefers the better answer in {found.value:.1%} of {found.n} pairs, surely in {found.interval.low:.1%}"
     if gained:
         words += f" and moved towards it in {gained.accuracy:.1%}, surely in {gained.interval.low:.1%}"

@@ -1,7 +1,7 @@
 """Preference accuracy: does a model find the chosen answer of a pair likelier than the rejected one?
 
-A whole conversation is read, and the log-probabilities of the last answer's tokens are summed, as
-DPO does in training. Sums favour short answers, so the accuracy per token is kept beside them.
+A whole conversation is read, and the log-probabilities of the last answer's tokens are compared: their means, which
+is what decoding goes by, and their sums, as in DPO as published. Sums tell first of all which answer is the shorter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,26 +43,21 @@ class Pairs:
         # in another batch the same ids may be rounded otherwise, which is no preference
         rejected_P = np.where([one.ids == other.ids for one, other in sides], chosen_P, rejected_P)
         chosen_counts_P, rejected_counts_P = np.split(np.maximum(scored.counts, 1), 2)
-        return {
-            "accuracy": _preferred(chosen_P - rejected_P),
-            "accuracy_per_token": _preferred(chosen_P / chosen_counts_P - rejected_P / rejected_counts_P),
-            "margin": Values.of(chosen_P - rejected_P),
-        }
+        return _compared(chosen_P, rejected_P, chosen_counts_P, rejected_counts_P)
 
     def baseline(self, ngrams: Ngrams) -> Measured:
         """The same of an n-gram of the training conversations."""
         if ngrams.chat is None:
             return {}
         sides = [[_before_and_answer(conversation) for conversation in side] for side in (self.chosen, self.rejected)]
-        chosen_P, rejected_P = (ngrams.chat.bits_behind(side) for side in sides)
-        return {
-            "accuracy": _preferred(
-                np.where([one == other for one, other in zip(*sides, strict=True)], 0.0, rejected_P - chosen_P)
-            )
-        }
+        chosen_P, rejected_P = (-ngrams.chat.bits_behind(side) for side in sides)
+        rejected_P = np.where([one == other for one, other in zip(*sides, strict=True)], chosen_P, rejected_P)
+        sizes = (np.array([max(1, len(answer)) for _, answer in side]) for side in sides)
+        found = _compared(chosen_P, rejected_P, *sizes)
+        return {metric: found[metric] for metric in self.chance()}
 
     def chance(self) -> dict[str, float]:
-        return {"accuracy": 0.5, "accuracy_per_token": 0.5}
+        return {"accuracy_per_token": 0.5, "accuracy": 0.5}
 
     def questions(self) -> list[Item]:
         """What was asked last, and the chosen answer."""
@@ -72,11 +67,36 @@ class Pairs:
         ]
 
 
-def reward_score(policy: Values, reference: Values, *, name: str, resampling: Resampling) -> RewardScore:
-    """DPO's implicit reward (Rafailov et al. 2023, equation 7, without β): what margins gained over a reference's."""
-    gains = policy.values - reference.values
+def reward_score(
+    policy: Measured, reference: Measured, *, name: str, length_normalised: bool, resampling: Resampling
+) -> RewardScore:
+    """DPO's implicit reward (Rafailov et al. 2023, equation 7, without β): what margins gained over a reference's.
+
+    Margins of means where the training compared those.
+    """
+    metric = "margin_per_token" if length_normalised else "margin"
+    gains = policy[metric].values - reference[metric].values
     accuracy = resampling.figure(_preferred(gains))
-    return RewardScore(reference=name, accuracy=accuracy.value, interval=accuracy.interval, margin=float(gains.mean()))
+    return RewardScore(
+        reference=name,
+        metric=metric,
+        accuracy=accuracy.value,
+        interval=accuracy.interval,
+        margin=float(gains.mean()),
+    )
+
+
+def _compared(
+    chosen_P: np.ndarray, rejected_P: np.ndarray, chosen_sizes_P: np.ndarray, rejected_sizes_P: np.ndarray
+) -> Measured:
+    """All metrics of log-probabilities and of the sizes they are divided by."""
+    margin_P, per_token_P = chosen_P - rejected_P, chosen_P / chosen_sizes_P - rejected_P / rejected_sizes_P
+    return {
+        "accuracy_per_token": _preferred(per_token_P),
+        "accuracy": _preferred(margin_P),
+        "margin_per_token": Values.of(per_token_P),
+        "margin": Values.of(margin_P),
+    }
 
 
 def _preferred(margins: np.ndarray) -> Values:

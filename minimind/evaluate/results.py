@@ -33,6 +33,7 @@ METRICS: dict[str, Metric] = {
     "accuracy_normalised": Metric(title="accuracy by length", is_share=True),
     "accuracy_letters": Metric(title="accuracy by letter", is_share=True),
     "accuracy_per_token": Metric(title="accuracy per token", is_share=True),
+    "margin_per_token": Metric(title="margin per token", unit="nats"),
     "margin": Metric(title="margin", unit="nats"),
     "passed": Metric(title="passed", is_share=True),
     "repetition": Metric(title="repeated 4-grams", lower_is_better=True, is_share=True),
@@ -111,6 +112,8 @@ class RewardScore(Config):
     """How often DPO's implicit reward, the margin gained over the reference model, is positive."""
 
     reference: str
+    metric: str = "margin"
+    """Which margin: of sums or of means over tokens, as the training compared them."""
     accuracy: float
     interval: Interval
     margin: float
@@ -156,7 +159,7 @@ class ModelResult(Config):
     @property
     def preference(self) -> Figure | None:
         """Accuracy on the held-out pairs."""
-        return self.figure("preference", "accuracy")
+        return self.figure("preference", "accuracy_per_token")
 
     @property
     def repetition(self) -> float:

@@ -190,5 +190,7 @@ def _reward(name: str, inputs: Inputs, scores: Mapping[str, Scores], resampling:
     reference = next((other for other in scores if inputs[other].fingerprint == start), None)
     if reference is None:
         return None
-    policy, before = (scores[one].tasks["preference"]["margin"] for one in (name, reference))
-    return reward_score(policy, before, name=reference, resampling=resampling)
+    policy, before = (scores[one].tasks["preference"] for one in (name, reference))
+    settings = inputs[name].manifest.parts.config
+    per_token = bool(settings.get("length_normalised")) or settings.get("loss") == "simpo"
+    return reward_score(policy, before, name=reference, length_normalised=per_token, resampling=resampling)

@@ -233,8 +233,9 @@ def _gained(model: Evaluated) -> Items:
     """Pair → whether the margin grew over the reference model's."""
     if model.result.reward is None:
         return {}
-    own = model.items("preference", "margin")
-    reference = model.items("preference", "margin", name=model.result.reward.reference)
+    metric = model.result.reward.metric
+    own = model.items("preference", metric)
+    reference = model.items("preference", metric, name=model.result.reward.reference)
     gains = {item: own[item][0] - reference[item][0] for item in own if item in reference}
     return {item: ((gain > 0) + 0.5 * (gain == 0), 1.0) for item, gain in gains.items()}
 

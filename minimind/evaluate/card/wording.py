@@ -9,7 +9,7 @@ def shown_figure(metric: str, value: float) -> str:
     how = METRICS[metric]
     if how.is_share:
         return percent(value)
-    if metric == "margin":
+    if metric.startswith("margin"):
         return f"{value:+.2f}"
     return f"{value:.1f}" if how.unit == "tokens" else f"{value:.3f}"
 
