@@ -44,7 +44,7 @@ def kinds_read(run: Pipeline, stage: StageName, there: Collection[str]) -> list[
 def _read(section: TrainConfig, tokens: Tokens) -> dict[str, Artifact]:
     """The token sets that a training reads, by the names of its inputs."""
     if missing := [kind for kind in section.other_rows if kind not in tokens]:
-        asked = "mix" if section.mix else "text_weight"
+        asked = "mix" if section.mix else "beside"
         raise ConfigError(
             f"`{asked}` asks for {', '.join(missing)} rows, and the data spec has no source of them; add one"
         )

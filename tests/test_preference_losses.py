@@ -15,7 +15,15 @@ from training_parts import TINY, Pattern
 from minimind.errors import ConfigError
 from minimind.model.transformer import Transformer
 from minimind.tokens.batches import IGNORE
-from minimind.train.objectives import Objective, Reference, Tensors, next_token, pair_log_probs, preference, take_pairs
+from minimind.train.objectives import (
+    Objective,
+    Reference,
+    Tensors,
+    count_tokens,
+    next_token,
+    pair_log_probs,
+    preference,
+)
 from minimind.train.preference_losses import LOSSES, Side, ipo, orpo, sigmoid, simpo
 from minimind.train.stage_configs import LOSS_SETTINGS, DpoConfig, PreferenceLossName
 
@@ -183,7 +191,7 @@ def test_losses_without_a_reference_need_none_and_tell_no_kl() -> None:
 @pytest.mark.parametrize("objective", [next_token(), preference(partial(orpo, beta=0.1))], ids=["rows", "pairs"])
 def test_sums_and_counts_of_the_parts_are_those_of_the_whole(objective: Objective) -> None:
     """The contract of an objective: otherwise the gradient depends on how a batch is cut."""
-    model, batch = exact(0), Pattern(pairs=objective.units.take is take_pairs).batch(0)
+    model, batch = exact(0), Pattern(pairs=objective.units.count is not count_tokens).batch(0)
     parts = [Tensors.of(objective.take(batch, *cut), CPU) for cut in ((0, 1), (1, 6), (6, 8))]
     found = [objective.function(model, part) for part in parts]
     whole = objective.function(model, Tensors.of(batch, CPU))

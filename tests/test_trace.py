@@ -41,14 +41,14 @@ def trained(store: Store, token_artifacts: dict[RowKind, Artifact]) -> dict[str,
     configs = {
         "pretrain": PretrainConfig(epochs=2.5, length=64, batch_tokens=512, model=MODEL),
         "sft": SftConfig(epochs=2.5, length=512, batch_tokens=2048, seed=5),
-        "dpo": DpoConfig(epochs=1.5, length=512, batch_tokens=4096, text_weight=0.5, text_length=64),
+        "dpo": DpoConfig(epochs=1.5, length=512, batch_tokens=4096, beside={"pretrain": 0.5, "chat": 0.5}, text_length=64),
     }
     kinds: dict[str, RowKind] = {"pretrain": "pretrain", "sft": "chat", "dpo": "preference"}
     made: dict[str, Artifact] = {}
     for stage, config in configs.items():
         inputs = {"tokens": token_artifacts[kinds[stage]]}
         if stage == "dpo":
-            inputs |= {"model": made["sft"], "tokens_pretrain": token_artifacts["pretrain"]}
+            inputs |= {"model": made["sft"], **{f"tokens_{kind}": token_artifacts[kind] for kind in ("pretrain", "chat")}}
         made[stage] = seal_training(store, stage, config, inputs)
     return made
 

@@ -89,7 +89,7 @@ def test_a_rank_reads_back_the_settings_of_its_stage() -> None:
         (SftConfig, {"mix": {"lora": 0.1}}, "Input should be 'pretrain' or 'chat'"),
         (TrainConfig, {"mix": {"pretrain": 0.1}}, "other than its own, pretrain"),
         (SftConfig, {"mix": {"pretrain": 0.995}}, "leaves 0.01 or more"),
-        (DpoConfig, {"mix": {"chat": 0.1}}, "dpo reads text beside its pairs: `text_weight`"),
+        (DpoConfig, {"mix": {"chat": 0.1}}, "dpo reads them `beside` its pairs"),
         (SftConfig, {"system_share": 0.2}, "need each other"),
         (SftConfig, {"system_prompts": ["Be kind."]}, "need each other"),
     ],

@@ -191,8 +191,10 @@ def _view(
         segments = [_segment(pieces, piece, tokens, thens, origins.get(piece)) for piece in own.tolist()]
         side = sides[row * len(sides) // len(batch)]
         padding = int((batch.documents_BT[row] < 0).sum())
-        item, what = int(batch.items_B[row]), {"": of, "text": "plan's piece"}.get(side, "pair")
-        rows.append(RowView(row=row, item=item, of=what, side=side, segments=segments, padding=padding))
+        what = {"": of, "chosen": "pair", "rejected": "pair"}.get(side, "plan's piece")
+        rows.append(
+            RowView(row=row, item=int(batch.items_B[row]), of=what, side=side, segments=segments, padding=padding)
+        )
     figures = {
         "rows": f"{len(batch):,} of {batch.tokens_BT.shape[1]:,} positions",
         "tokens": f"{int((batch.documents_BT >= 0).sum()):,}",
@@ -206,7 +208,7 @@ def sides_of(slides: Sequence[Slide], batch: Batch) -> tuple[str, ...]:
     """What the equal parts of a batch are, in their order: one without a name where its rows are no pairs."""
     if slides[0].tokens.kind != "preference" or len(batch) == 1:
         return ("",)
-    return ("chosen", "rejected", "text")[: 1 + len(slides)]
+    return ("chosen", "rejected", *(slide.tokens.kind for slide in slides[1:]))
 
 
 def _origins(slides: Sequence[Slide], pieces: PiecesOfStep, chosen: np.ndarray) -> dict[int, Origin]:

@@ -25,7 +25,7 @@ from minimind.train.config import TrainConfig
 from minimind.train.splits import open_train_split, other_input
 from minimind.train.stage_configs import CONFIGS
 
-_DECIDE_ROWS = ("splits", "batches", "shuffle", "packing", "layout", "mixture", "augmentation", "pairs_beside_text")
+_DECIDE_ROWS = ("splits", "batches", "shuffle", "packing", "layout", "mixture", "augmentation", "pairs_beside")
 """Modules that say which rows a step has."""
 
 

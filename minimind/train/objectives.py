@@ -14,9 +14,10 @@ tokens are trained (the token set's mask says it), and generation of answers for
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -159,35 +160,27 @@ def dpo(reference: Reference, *, beta: float, label_smoothing: float = 0.0) -> O
     return preference(partial(sigmoid, beta=beta, label_smoothing=label_smoothing), reference)
 
 
-class TextBeside(NamedTuple):
-    """How much plain text counts beside the pairs: the third sides of their batches."""
-
-    weight: float
-    """Of a text's mean loss beside the preference loss of its pair; γ of InstructGPT (Ouyang et al. 2022, eq. 2)."""
-    length: int
-    """Tokens of a whole piece of text; what the loss of a shorter one is divided by too, so that tokens count alike."""
-
-
 def preference(
     loss: PreferenceLoss,
     reference: Reference | None = None,
     *,
     bytes_per_token: Tensor | None = None,
-    text: TextBeside | None = None,
+    beside: Mapping[str, float] = MappingProxyType({}),
 ) -> Objective:
     """The mean of a preference loss over pairs, and how far the model has moved.
 
     Without a `reference` (for losses that need none) `kl` and `drift_bits_per_byte` are not told, without
-    `bytes_per_token` (V integers, 0 for special tokens) the second is not. With `text` every pair has a piece of plain
-    text beside it, whose loss is added.
+    `bytes_per_token` (V integers, 0 for special tokens) the second is not.
+
+    `beside` are the further sides of every pair, rows of other kinds, and the weights of their losses, means over a
+    piece's tokens, which are added: the γ of InstructGPT (Ouyang et al. 2022, equation 2).
     """
-    sides = 3 if text else 2
+    sides = 2 + len(beside)
 
     def function(model: Transformer, batch: Tensors) -> Loss:
         logp_S, tokens_S, balance_loss = _side_log_probs(model, batch)
-        (chosen_P, rejected_P, *text_P), (chosen_tokens_P, rejected_tokens_P, *text_tokens_P) = (
-            values_S.chunk(sides) for values_S in (logp_S, tokens_S)
-        )
+        chosen_P, rejected_P, *others_P = logp_S.chunk(sides)
+        chosen_tokens_P, rejected_tokens_P, *others_tokens_P = tokens_S.chunk(sides)
         pairs_P = batch.items_B[: len(chosen_P)]
         chosen = Side(chosen_P, chosen_tokens_P, None if reference is None else reference.chosen_P[pairs_P])
         rejected = Side(rejected_P, rejected_tokens_P, None if reference is None else reference.rejected_P[pairs_P])
@@ -203,13 +196,15 @@ def preference(
             "rejected_logp": rejected_P.sum(),
             **_moved(chosen, rejected, batch, bytes_per_token),
         }
-        added = None
-        if text:
-            added = -text.weight * text_P[0].sum() / text.length
-            extras["text_loss"] = -(text_P[0] / text_tokens_P[0]).sum()
+        losses = {
+            kind: -(logp_P / tokens_P).sum()
+            for kind, logp_P, tokens_P in zip(beside, others_P, others_tokens_P, strict=True)
+        }
+        extras |= {f"{kind}_loss": loss for kind, loss in losses.items()}
+        added = torch.stack([beside[kind] * loss for kind, loss in losses.items()]).sum() if losses else None
         return Loss(verdict.loss_P.sum(), len(chosen_P), extras, balance_loss, added)
 
-    return Objective(function, PAIRS_BESIDE_TEXT if text else PAIRS)
+    return Objective(function, pairs_with(sides))
 
 
 def _moved(chosen: Side, rejected: Side, batch: Tensors, bytes_per_token: Tensor | None) -> Sums:
@@ -302,15 +297,18 @@ def take_rows(batch: Batch, start: int, stop: int) -> Batch:
 
 
 def take_pairs(batch: Batch, start: int, stop: int, *, sides: int = 2) -> Batch:
-    """Pairs from start to stop, packed: sides 0 … P − 1 are the chosen ones, then the rejected ones, then texts."""
+    """Pairs from start to stop, packed: sides 0 … P − 1 are the chosen ones, then the rejected ones, then others."""
     chosen = np.arange(start, stop)
     num_pairs = count_pairs(batch, sides=sides)
     return pack_sides(batch, np.concatenate([chosen + side * num_pairs for side in range(sides)]))
 
 
 TOKENS = Units(count_tokens, len, take_rows)
-PAIRS = Units(count_pairs, count_pairs, take_pairs)
-PAIRS_BESIDE_TEXT = Units(*(partial(function, sides=3) for function in (count_pairs, count_pairs, take_pairs)))
+
+
+def pairs_with(sides: int) -> Units:
+    """Pairs of so many sides."""
+    return Units(*(partial(function, sides=sides) for function in (count_pairs, count_pairs, take_pairs)))
 
 
 def bits_per_byte(nats: float, content_bytes: float) -> float:

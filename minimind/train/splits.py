@@ -1,6 +1,6 @@
 """A training's rows: its token set's two splits cut into batches, mixed and augmented as the settings say.
 
-The training split may have rows of other token sets in it (`mix`, `text_weight`) and changed conversations
+The training split may have rows of other token sets in it (`mix`, `beside`) and changed conversations
 (`system_share`, `empty_think_share`); the validation split never has, so that its figures are comparable. What is
 returned is a function of the settings and the inputs, so anyone who has both sees what the training saw.
 """
@@ -14,7 +14,7 @@ from minimind.errors import ConfigError, DataError
 from minimind.tokens.augmentation import Augmentation, AugmentedBatches
 from minimind.tokens.batches import PairBatches, RowBatches, RowSource
 from minimind.tokens.mixture import MixtureBatches
-from minimind.tokens.pairs_beside_text import PairsBesideText
+from minimind.tokens.pairs_beside import PairsBeside
 from minimind.tokens.token_set import TokenSet
 from minimind.tokens.tokenizer import Tokenizer
 from minimind.train.config import StageName, TrainConfig
@@ -55,10 +55,10 @@ def open_train_split(stage: StageName, config: TrainConfig, inputs: Mapping[str,
         batches = AugmentedBatches(
             tokens, augmentation, row_length=config.length, batch_rows=config.batch_items, seed=config.seed
         )
-    if isinstance(config, DpoConfig) and config.text_weight:
-        batches = PairsBesideText(
+    if isinstance(config, DpoConfig) and config.beside:
+        batches = PairsBeside(
             tokens,
-            _other(inputs, "pretrain"),
+            [_other(inputs, kind) for kind in config.beside],
             batch_pairs=config.batch_items,
             max_length=config.length,
             text_length=config.text_length,

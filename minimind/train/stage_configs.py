@@ -12,7 +12,7 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, mod
 from minimind.config import Config
 from minimind.data.kinds import RowKind
 from minimind.model.config import ModelConfig
-from minimind.train.config import Fraction, LoraSettings, Rate, StageName, TrainConfig
+from minimind.train.config import Fraction, LoraSettings, MixedRows, Rate, StageName, TrainConfig
 
 
 class PretrainConfig(TrainConfig):
@@ -72,15 +72,15 @@ class DpoConfig(TrainConfig):
     """The share of pairs believed to be labelled the wrong way round (Mitchell 2023, conservative DPO)."""
     target_margin: Rate | None = None
     """By how much the reward of the chosen answer is to be the higher one: γ of `simpo`."""
-    text_weight: Rate = 0.0
-    """Of the loss of plain text that is read beside each pair, which keeps the language; 0 reads none."""
+    beside: dict[MixedRows, Annotated[float, Field(gt=0)]] = {}
+    """Kinds of rows of which a piece is read beside each pair, and the weights of their losses: what is kept."""
     text_length: Annotated[int, Field(ge=2)] = 128
-    """Tokens of the piece of text beside a pair, at most."""
+    """Tokens of a piece of plain text beside a pair, at most; conversations stand whole."""
 
     @model_validator(mode="after")
     def _only_pairs(self) -> Self:
         if self.mix:
-            raise ValueError("`mix` is for stages that learn tokens; dpo reads text beside its pairs: `text_weight`")
+            raise ValueError("`mix` is for stages that learn tokens; dpo reads them `beside` its pairs")
         return self
 
     @model_validator(mode="after")
@@ -99,7 +99,7 @@ class DpoConfig(TrainConfig):
 
     @property
     def other_rows(self) -> tuple[RowKind, ...]:
-        return ("pretrain",) if self.text_weight else ()
+        return tuple(self.beside)
 
     @property
     def needs_reference(self) -> bool:

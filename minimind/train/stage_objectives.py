@@ -82,9 +82,8 @@ def _preference(
     dtype: torch.dtype,
 ) -> Objectives:
     loss = partial(LOSSES[config.loss], **config.loss_settings)
-    text = objectives.TextBeside(config.text_weight, config.text_length) if config.text_weight else None
     if not config.needs_reference:
-        return Objectives(objectives.preference(loss, text=text), objectives.preference(loss))
+        return Objectives(objectives.preference(loss, beside=config.beside), objectives.preference(loss))
     found = _references(run, model, trained, held_out, ranks, dtype)
 
     def objective(split: str) -> Objective:
@@ -92,7 +91,7 @@ def _preference(
             loss,
             found.references[split],
             bytes_per_token=_bytes_per_token(run, ranks),
-            text=text if split == "train" else None,
+            beside=config.beside if split == "train" else {},
         )
 
     made = {split: objective(split) for split in found.references}

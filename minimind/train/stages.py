@@ -106,9 +106,7 @@ PRETRAIN = Stage(
 SFT = Stage(
     "sft", sft, inputs=("tokens", "model"), optional_inputs=("tokens_pretrain",), resumable=True, launches=_RANK
 )
-DPO = Stage(
-    "dpo", dpo, inputs=("tokens", "model"), optional_inputs=("tokens_pretrain",), resumable=True, launches=_RANK
-)
+DPO = Stage("dpo", dpo, inputs=("tokens", "model"), optional_inputs=_OTHERS, resumable=True, launches=_RANK)
 LORA = Stage("lora", lora, inputs=("tokens", "model"), optional_inputs=_OTHERS, resumable=True, launches=_RANK)
 DISTILL = Stage(
     "distill",

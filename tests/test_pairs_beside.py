@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from minimind.tokens.pairs_beside_text import PairsBesideText
 from resume_parts import COMMON, assert_equal_results, figures_of, interrupted, run_of
 from torch import Tensor
 from training_parts import ONE_RANK, TINY
@@ -17,7 +18,6 @@ from minimind.errors import ConfigError
 from minimind.model.transformer import Transformer
 from minimind.tokens.batches import PairBatches
 from minimind.tokens.layout import IGNORE, Batch
-from minimind.tokens.pairs_beside_text import PairsBesideText
 from minimind.tokens.token_set import TokenSet
 from minimind.train import job
 from minimind.train.objectives import Reference, Tensors, TextBeside, next_token, preference
