@@ -379,7 +379,7 @@ def test_preference_training_reads_text_where_its_settings_ask_for_it(parameters
     """The tokens that the base model learnt from, beside the pairs; nothing before it changes."""
     steps = {step.label: step for step in planned({**parameters, "overrides": ["dpo.beside.pretrain=0.5"]})}
     assert [label for label, step in steps.items() if not step.reused] == ["dpo", "evaluate", "publish"]
-    assert steps["dpo"].reads["tokens_pretrain"] == "models:/minimind-tokens-pretrain/1"
+    assert steps["dpo"].reads["tokens_pretrain"] == "models:/minimind-tokens/1"
     assert "tokens_pretrain" not in {step.label: step for step in planned(parameters)}["dpo"].reads
 
 
