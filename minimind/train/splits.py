@@ -43,7 +43,7 @@ def open_train_split(stage: StageName, config: TrainConfig, inputs: Mapping[str,
     tokens = _open(stage, config, inputs["tokens"] / "train")
     if not tokens.num_documents:
         raise DataError(f"{inputs['tokens'] / 'train'}: holds no documents; there is nothing to train on")
-    split = _split(stage, config, tokens, config.batch_items)
+    split = _split(config, tokens, config.batch_items)
     batches = split.batches
     if isinstance(config, SftConfig) and config.augments:
         augmentation = Augmentation.of(
@@ -74,7 +74,7 @@ def open_train_split(stage: StageName, config: TrainConfig, inputs: Mapping[str,
 def open_val_split(stage: StageName, config: TrainConfig, inputs: Mapping[str, Path], *, ranks: int) -> Split | None:
     """The held-out rows, in batches of what so many ranks hold at once; None where nothing is held out."""
     tokens = _open(stage, config, inputs["tokens"] / "val")
-    return _split(stage, config, tokens, config.micro_items * ranks) if tokens.num_documents else None
+    return _split(config, tokens, config.micro_items * ranks) if tokens.num_documents else None
 
 
 def _open(stage: StageName, config: TrainConfig, directory: Path) -> TokenSet:
@@ -86,7 +86,7 @@ def _open(stage: StageName, config: TrainConfig, directory: Path) -> TokenSet:
     return tokens
 
 
-def _split(stage: StageName, config: TrainConfig, tokens: TokenSet, batch_items: int) -> Split:
+def _split(config: TrainConfig, tokens: TokenSet, batch_items: int) -> Split:
     if isinstance(config, DpoConfig):
         pairs = PairBatches(tokens, batch_pairs=batch_items, max_length=config.length, seed=config.seed)
         return Split(tokens, pairs, pairs.num_pairs, batch_items)

@@ -85,12 +85,13 @@ def _preference(
     if not config.needs_reference:
         return Objectives(objectives.preference(loss, beside=config.beside), objectives.preference(loss))
     found = _references(run, model, trained, held_out, ranks, dtype)
+    bytes_per_token = _bytes_per_token(run, ranks)
 
     def objective(split: str) -> Objective:
         return objectives.preference(
             loss,
             found.references[split],
-            bytes_per_token=_bytes_per_token(run, ranks),
+            bytes_per_token=bytes_per_token,
             beside=config.beside if split == "train" else {},
         )
 
