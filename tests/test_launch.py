@@ -189,9 +189,15 @@ def test_launching_needs_no_torch() -> None:
 
 @pytest.mark.slow
 def test_a_failing_ranks_message_comes_out_of_the_stage(
-    token_artifacts: dict[RowKind, Artifact], tokenizer_artifact: Artifact, tmp_path: Path
+    token_artifacts: dict[RowKind, Artifact],
+    tokenizer_artifact: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One of two real ranks meets an id above the vocabulary; the other is stopped, nothing is left running."""
+    """One of two real ranks meets an id above the vocabulary; the other is stopped; no process and no file is left."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     damaged = tmp_path / "tokens"
     shutil.copytree(token_artifacts["pretrain"].dir, damaged)
     path = damaged / "train" / "tokens.bin"
@@ -209,6 +215,7 @@ def test_a_failing_ranks_message_comes_out_of_the_stage(
     assert "embedding" in str(error.value)
     assert time.monotonic() - started < 100  # not gloo's five minutes
     assert psutil.Process().children() == before
+    assert not list(temporary.glob("torchelastic_*"))
 
 
 @pytest.mark.slow

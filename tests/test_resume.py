@@ -88,7 +88,7 @@ def test_a_mixture_reads_the_inputs_it_names_and_no_others(
     """A token set that is given and not read would still be in the fingerprint."""
     inputs = {"tokens": token_artifacts["pretrain"], "tokenizer": tokenizer_artifact}
     config = PretrainConfig(model=TINY, **COMMON)
-    with pytest.raises(ConfigError, match="reads tokens_chat; was given none"):
+    with pytest.raises(ConfigError, match="read tokens_chat; it was given none"):
         build(PRETRAIN, config.replace(mix={"chat": 0.1}), inputs, store=Store(tmp_path))
     with pytest.raises(ConfigError, match="was given tokens_chat"):
         build(PRETRAIN, config, {**inputs, "tokens_chat": token_artifacts["chat"]}, store=Store(tmp_path))

@@ -68,13 +68,13 @@ class Pairs:
 
 
 def reward_score(
-    policy: Measured, reference: Measured, *, name: str, length_normalised: bool, resampling: Resampling
+    policy: Measured, reference: Measured, *, name: str, per_token: bool, resampling: Resampling
 ) -> RewardScore:
     """DPO's implicit reward (Rafailov et al. 2023, equation 7, without β): what margins gained over a reference's.
 
     Margins of means where the training compared those.
     """
-    metric = "margin_per_token" if length_normalised else "margin"
+    metric = "margin_per_token" if per_token else "margin"
     gains = policy[metric].values - reference[metric].values
     accuracy = resampling.figure(_preferred(gains))
     return RewardScore(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minimind import runtime
-from minimind.artifact import Artifact, Inputs, Summary
+from minimind.artifact import MANIFEST_FILE, Artifact, Inputs, Summary
 from minimind.errors import ConfigError
 from minimind.evaluate.answers import answer_prompts
 from minimind.evaluate.config import CORPORA, MODEL_NAMES, EvaluateConfig
@@ -31,6 +31,7 @@ from minimind.events import EVENTS_FILE, EventWriter
 from minimind.lineage import ancestors
 from minimind.model.config import count_parameters
 from minimind.stage import Stage
+from minimind.train.stage_configs import DpoConfig
 
 DEFAULT_CONTEXT = 512
 """For a pretrained model whose manifest does not say the length it was trained with."""
@@ -191,6 +192,5 @@ def _reward(name: str, inputs: Inputs, scores: Mapping[str, Scores], resampling:
     if reference is None:
         return None
     policy, before = (scores[one].tasks["preference"] for one in (name, reference))
-    settings = inputs[name].manifest.parts.config
-    per_token = bool(settings.get("length_normalised")) or settings.get("loss") == "simpo"
-    return reward_score(policy, before, name=reference, length_normalised=per_token, resampling=resampling)
+    config = DpoConfig.parse(inputs[name].manifest.parts.config, origin=str(inputs[name].dir / MANIFEST_FILE))
+    return reward_score(policy, before, name=reference, per_token=config.compares_per_token, resampling=resampling)

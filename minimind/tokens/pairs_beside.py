@@ -38,19 +38,22 @@ class PairsBeside(PairBatches):
         """The batch of a step: chosen sides, rejected sides, and the pieces of each other token set."""
         parts = [super().batch(step)]
         for walk in self._others:
-            numbers = walk.order.take(step * self._batch_pairs, self._batch_pairs)
-            parts.append(walk.batch(numbers, first=sum(map(len, parts))))
+            parts.append(walk.batch(self._numbers(walk, step), first=sum(map(len, parts))))
         return stack(parts, padding=self._set.info.end_of_text)
 
     def pieces(self, step: int) -> PiecesOfStep:
         """Which documents are where in `batch(step)`; the others are token sets 1, 2, …"""
         parts = [super().pieces(step)]
         for number, walk in enumerate(self._others, 1):
-            found = walk.pieces(walk.order.take(step * self._batch_pairs, self._batch_pairs))
+            found = walk.pieces(self._numbers(walk, step))
             rows = found.rows + (1 + number) * self._batch_pairs
             sets = np.full_like(rows, number)
             parts.append(PiecesOfStep(rows, found.columns, found.documents, found.starts, found.lengths, sets))
         return PiecesOfStep(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(parts[0])))
+
+    def _numbers(self, walk: "_Walk", step: int) -> np.ndarray:
+        """Which pieces of its plan a step reads, one for each pair."""
+        return walk.order.take(step * self._batch_pairs, self._batch_pairs)
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,7 @@ def _command(config: TrainConfig, run_path: Path, *, node_rank: int) -> list[str
         *_meeting(config, run_path, node_rank=node_rank),
         *("--nproc-per-node", str(config.processes), "--max-restarts", "0"),
         *("--shutdown-timeout", str(GRACE_SECONDS)),
+        *("--log-dir", os.devnull),  # ranks note their failures themselves; by default a folder stays in /tmp each time
         *("-m", "minimind.train", str(run_path)),
     ]
 

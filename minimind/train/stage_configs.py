@@ -91,7 +91,7 @@ class DpoConfig(TrainConfig):
                 raise ValueError(f'`{name}` is for `loss` = {" or ".join(takers)}; it is "{self.loss}": leave it out')
         if self.loss == "simpo" and self.target_margin is None:
             raise ValueError('`loss` = "simpo" needs a `target_margin` (usual: 0.3 to 1.6; 0 for none)')
-        if (self.loss == "simpo" or self.length_normalised) and "beta" not in self.model_fields_set:
+        if self.compares_per_token and "beta" not in self.model_fields_set:
             raise ValueError(
                 "`beta` counts per token here, and its default is for whole answers; give it (usual: 2 to 5)"
             )
@@ -100,6 +100,11 @@ class DpoConfig(TrainConfig):
     @property
     def other_rows(self) -> tuple[RowKind, ...]:
         return tuple(self.beside)
+
+    @property
+    def compares_per_token(self) -> bool:
+        """Whether means over an answer's tokens are compared, not sums."""
+        return self.loss == "simpo" or self.length_normalised
 
     @property
     def needs_reference(self) -> bool:
