@@ -184,6 +184,7 @@ def test_an_ngram_plays_too_and_knows_what_it_has_read():
         ({"question": "?", "choices": ["a", " "], "answer": 0}, "an empty choice"),
         ({"question": "?", "choices": ["a", "b"], "answer": 2}, "choice 2 is right"),
         ({"question": "?", "choices": ["a", "b"], "answer": "c"}, "`answer` must be"),
+        ({"question": "?", "choices": ["B", "A"], "answer": "A"}, "may be any of .* give its number"),
         ({"question": "?", "choices": ["a", 1], "answer": 0}, "a list of strings"),
         ({"question": " ", "choices": ["a", "b"], "answer": 0}, "asks nothing"),
     ],

@@ -169,13 +169,11 @@ def _answer(value: Any, choices: Sequence[str], where: str) -> int:
     """The number of the right choice, given as such, as a letter or in words."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, str) and len(value) == 1 and "A" <= value < chr(ord("A") + len(choices)):
-        return ord(value) - ord("A")
-    if isinstance(value, str) and list(choices).count(value) == 1:
-        return list(choices).index(value)
-    raise DataError(
-        f"{where}: `answer` must be the number of a choice (from 0), its letter or its words; it is {value!r}"
-    )
+    meant = {number for number, choice in enumerate(choices) if value in (chr(ord("A") + number), choice)}
+    if len(meant) == 1:
+        return meant.pop()
+    trouble = f"it is {value!r}" + (f", which may be any of {sorted(meant)}: give its number" if meant else "")
+    raise DataError(f"{where}: `answer` must be the number of a choice (from 0), its letter or its words; {trouble}")
 
 
 def _digest(question: str, choices: Sequence[str]) -> str:
