@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -204,7 +205,42 @@ def test_cards_are_matched_by_name_and_what_was_handed_out_comes_first(store: St
     assert [pair.title for pair in difference(sft, evaluation).pairs] == ["sft"]
     found = difference(first, second)
     assert found.pairs[1].same and not found.pairs[0].same
-    assert any("lr: 0.001 → 0.0003" in line for one in found.made.differences for line in one.lines)
+    assert found.made and any("lr: 0.001 → 0.0003" in line for one in found.made.differences for line in one.lines)
+
+
+def folder(store: Store, config: Planted, path: Path) -> Path:
+    """What `minimind eval --out` leaves: figures and items, and nobody knows whose."""
+    path.mkdir()
+    for name in (EVALUATION_FILE, ITEMS_FILE):
+        shutil.copy(evaluated(store, config).dir / name, path)
+    return path
+
+
+def test_folders_of_figures_are_compared_with_each_other_and_with_models(store: Store, tmp_path: Path):
+    """One model in each is the pair, whatever it is called; how they were made nobody knows."""
+    old, new = (Planted(values={name: {"passed": values}}) for name, values in (("sft", [0] * 40), ("dpo", [1] * 40)))
+    before, after = folder(store, old, tmp_path / "one"), folder(store, new, tmp_path / "two")
+    found = difference(before, after)
+    (pair,) = found.pairs
+    assert (found.before, pair.title, found.made) == (str(before), "sft → dpo", None)
+    assert words(pair.rows)["arithmetic passed"] == "better"
+    assert "how they were made" not in render_html(found)
+    sft = build(TRAIN["sft"], Planted(), {}, store=store)[0]
+    evaluated(store, old, sft=sft)
+    assert [pair.title for pair in difference(sft, after).pairs] == ["sft → dpo"]
+    both = folder(store, Planted(values={**old.values, **new.values}), tmp_path / "both")
+    assert [pair.title for pair in difference(both, both).pairs] == ["sft", "dpo"]
+    assert [pair.title for pair in difference(before, both).pairs] == ["sft"]
+
+
+def test_models_of_no_store_are_not_called_the_same(store: Store, tmp_path: Path):
+    """Both have no fingerprint."""
+    path = folder(store, Planted(values={"mine": {"passed": [0, 1] * 20}}), tmp_path / "one")
+    facts = json.loads((path / EVALUATION_FILE).read_text(encoding="utf-8"))
+    facts["models"]["mine"]["fingerprint"] = ""
+    write_json(path / EVALUATION_FILE, facts)
+    (pair,) = difference(path, path).pairs
+    assert not pair.same
 
 
 def test_what_cannot_be_compared_is_an_error_with_the_remedy(store: Store):
@@ -257,5 +293,8 @@ def test_the_command_gives_a_table_json_and_a_page(store: Store, minimind: Comma
     assert "script" not in words_of_page.tags and "img" not in words_of_page.tags
     for expected in ("better", "lr: 2.0 → 1.8", "<script>alert('x')</script> ‹ESC›[31m", "(nothing)", "Prompt 11"):
         assert expected in words_of_page.words
+    loose = folder(store, new, tmp_path / "loose")
+    code, text = minimind("report", "diff", first, str(loose))
+    assert code == 0 and "better" in text and "made of the same data" not in text
     code, text = minimind("report", "diff", first, second, "--html", str(tmp_path / "nowhere" / "diff.html"))
     assert code == 2 and "there is no directory" in text

@@ -15,12 +15,13 @@ from minimind.cli.shared import AsJson, console, local
 from minimind.errors import ConfigError
 
 if TYPE_CHECKING:
+    from minimind.artifact import Artifact
     from minimind.evaluate.card.difference import Pair, Row
     from minimind.evaluate.gate import Verdict
 
 DEFAULT = "show"
 _CardHelp = "chat, a models:/ URI, or a directory; by default the newest."
-_SideHelp = "A card (chat, models:/minimind-chat/1), a model (sft, dpo, …) or a directory."
+_SideHelp = "A card (chat, models:/minimind-chat/1), a model (sft, dpo, …) or a folder, also of `minimind eval --out`."
 _COLOURS = {"better": "green", "worse": "red"}
 
 
@@ -82,7 +83,7 @@ def diff(
 
     if html is not None and not html.expanduser().resolve().parent.is_dir():
         raise ConfigError(f"--html {html}: there is no directory {html.parent}")
-    found = difference(find(before), find(after))
+    found = difference(_side(before), _side(after))
     if html is not None:
         write_atomic(html.expanduser(), render_html(found).encode("utf-8", "replace"))
         console.print(str(html), highlight=False, soft_wrap=True)
@@ -92,7 +93,17 @@ def diff(
         console.print(f"{found.before}  →  {found.after}", highlight=False)
         for pair in found.pairs:
             _print_pair(pair)
-        print_origins(found.made)
+        if found.made:
+            print_origins(found.made)
+
+
+def _side(name: str) -> "Artifact | Path":
+    """A folder of figures as it is; anything else is an artifact."""
+    from minimind.artifact import MANIFEST_FILE
+    from minimind.evaluate.results import EVALUATION_FILE
+
+    folder = Path(name).expanduser()
+    return folder if (folder / EVALUATION_FILE).is_file() and not (folder / MANIFEST_FILE).exists() else find(name)
 
 
 def print_verdict(verdict: "Verdict") -> None:

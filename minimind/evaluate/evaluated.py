@@ -1,11 +1,13 @@
 """A model with the evaluation that measured it: what the gate and `minimind report diff` compare.
 
-A published model has its evaluation among its parents. Of any other the newest evaluation in its store counts.
+A published model has its evaluation among its parents. Of any other the newest evaluation in its store counts. What
+`minimind eval --out` wrote is a folder of figures without either.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from minimind.artifact import MANIFEST_FILE, Artifact
 from minimind.errors import MissingError
@@ -22,23 +24,40 @@ TEXT, BITS = "text", "bits_per_byte"
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """What an evaluation says of a model."""
+class ModelFigures:
+    """What the files of an evaluation say of one of its models."""
 
-    artifact: Artifact
-    """The model itself, or what published it."""
+    directory: Path
+    """Of the evaluation."""
     name: str
-    """What the evaluation calls it: dpo."""
-    source: Artifact
-    """The evaluation's artifact."""
+    """What the evaluation calls the model: dpo."""
 
     @cached_property
     def evaluation(self) -> Evaluation:
-        return read_evaluation(self.source.dir)
+        return read_evaluation(self.directory)
 
     @property
     def result(self) -> ModelResult:
         return self.evaluation.models[self.name]
+
+    def items(self, task: str, metric: str, *, name: str = "") -> Items:
+        """What the model, or another one of the evaluation, got for each item of a task."""
+        return read_items(self.directory, model=name or self.name, task=task, metric=metric)
+
+
+@dataclass(frozen=True)
+class Evaluated(ModelFigures):
+    """The same of a model in a store."""
+
+    artifact: Artifact
+    """The model itself, or what published it."""
+    source: Artifact
+    """The evaluation's artifact."""
+
+    @classmethod
+    def of(cls, artifact: Artifact, name: str, source: Artifact) -> "Evaluated":
+        """The model that the evaluation `source` calls `name`."""
+        return cls(source.dir, name, artifact, source)
 
     @property
     def config(self) -> EvaluateConfig:
@@ -53,10 +72,6 @@ class Evaluated:
         begun = model and model.manifest.parents.get("model")
         return next((name for name, one in self.evaluation.models.items() if one.fingerprint == begun), None)
 
-    def items(self, task: str, metric: str, *, name: str = "") -> Items:
-        """What the model, or another one of the evaluation, got for each item of a task."""
-        return read_items(self.source.dir, model=name or self.name, task=task, metric=metric)
-
 
 def evaluated(artifact: Artifact) -> Evaluated:
     """A published model or any other with its evaluation. Raises MissingError where there is none."""
@@ -67,7 +82,7 @@ def evaluated(artifact: Artifact) -> Evaluated:
                 f"{artifact.dir}: the evaluation it was published with is not in the store any more; "
                 "`minimind run evaluate --downstream` measures and publishes the newest models"
             )
-        return Evaluated(artifact, name, source)
+        return Evaluated.of(artifact, name, source)
     found = by_age(_measured_by(store_of(artifact).all(), artifact.fingerprint))
     if not found:
         raise MissingError(
@@ -75,7 +90,7 @@ def evaluated(artifact: Artifact) -> Evaluated:
             "newest model of every name"
         )
     names = {fingerprint: name for name, fingerprint in found[-1].manifest.parents.items()}
-    return Evaluated(artifact, names[artifact.fingerprint], found[-1])
+    return Evaluated.of(artifact, names[artifact.fingerprint], found[-1])
 
 
 def texts_anew(model: Artifact, like: Evaluated, *, context: int) -> Items:

@@ -63,7 +63,7 @@ def collect(config: PublishConfig, inputs: Inputs, published: ModelName, *, warn
             *_stage_warnings(artifacts),
             *_code_warnings(artifacts),
         ],
-        gate=own_rules(config.gate, Evaluated(inputs[published], published, evaluated)),
+        gate=own_rules(config.gate, Evaluated.of(inputs[published], published, evaluated)),
         verdict=verdict_on(evaluation),
         evaluation=evaluation,
         failed_answers=failed_answers_of(evaluated.dir),

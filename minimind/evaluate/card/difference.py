@@ -14,7 +14,7 @@ from minimind.artifact import Artifact
 from minimind.config import Config
 from minimind.data.pages import template
 from minimind.errors import ConfigError
-from minimind.evaluate.evaluated import Evaluated, evaluated
+from minimind.evaluate.evaluated import Evaluated, ModelFigures, evaluated
 from minimind.evaluate.intervals import Resampling
 from minimind.evaluate.results import METRICS, Answer, Figure, Metric, ModelResult, read_evaluation
 from minimind.evaluate.table import Items, paired
@@ -69,6 +69,7 @@ class Side(Config):
 
     name: str
     fingerprint: str
+    """Empty where the model is in no store."""
     parameters: int
     context: int
 
@@ -87,7 +88,7 @@ class Pair(Config):
 
     @property
     def same(self) -> bool:
-        return self.before.fingerprint == self.after.fingerprint
+        return self.before.fingerprint == self.after.fingerprint != ""
 
 
 class Difference(Config):
@@ -97,14 +98,19 @@ class Difference(Config):
     """Label, fingerprint and time."""
     after: str
     pairs: list[Pair]
-    made: Comparison
-    """What differs in how they were made."""
+    made: Comparison | None
+    """What differs in how they were made; of a folder of figures nobody knows."""
 
 
-def difference(before: Artifact, after: Artifact) -> Difference:
-    """Every figure of both. Raises MissingError where one was not measured, ConfigError where nothing matches."""
+def difference(before: Artifact | Path, after: Artifact | Path) -> Difference:
+    """Every figure of both: cards, evaluations, models, or folders that `minimind eval --out` wrote.
+
+    Raises MissingError where one was not measured, ConfigError where nothing matches.
+    """
     pairs = [_pair(one, other) for one, other in _matched(before, after)]
-    return Difference(before=_title(before), after=_title(after), pairs=pairs, made=compare(before, after))
+    both_known = isinstance(before, Artifact) and isinstance(after, Artifact)
+    made = compare(before, after) if both_known else None
+    return Difference(before=_title(before), after=_title(after), pairs=pairs, made=made)
 
 
 def render_html(found: Difference) -> str:
@@ -132,16 +138,18 @@ def _ends(figure: Figure) -> tuple[float, float]:
     return figure.interval.low, figure.interval.high
 
 
-def _title(artifact: Artifact) -> str:
-    return f"{artifact.label} {artifact.fingerprint}, {artifact.manifest.created_at[:16].replace('T', ' ')} UTC"
+def _title(side: Artifact | Path) -> str:
+    if isinstance(side, Path):
+        return str(side)
+    return f"{side.label} {side.fingerprint}, {side.manifest.created_at[:16].replace('T', ' ')} UTC"
 
 
-def _matched(before: Artifact, after: Artifact) -> Iterator[tuple[Evaluated, Evaluated]]:
+def _matched(before: Artifact | Path, after: Artifact | Path) -> Iterator[tuple[ModelFigures, ModelFigures]]:
     """The models that are compared: of two cards those of one name, else the one that each side stands for."""
     ours, theirs = _models(before), _models(after)
-    if before.kind in SEVERAL and after.kind in SEVERAL:
-        are_cards = before.kind == after.kind == "publish"
-        if are_cards and (old := _handed_out(before)) != (new := _handed_out(after)):
+    if _tells_of_several(before, ours) and _tells_of_several(after, theirs):
+        cards = [side for side in (before, after) if isinstance(side, Artifact) and side.kind == "publish"]
+        if len(cards) == 2 and (old := _handed_out(cards[0])) != (new := _handed_out(cards[1])):
             yield ours[old], theirs[new]
         elif not ours.keys() & theirs.keys():
             raise ConfigError(f"{', '.join(ours)} and {', '.join(theirs)}: no model of one name; give two models")
@@ -150,40 +158,47 @@ def _matched(before: Artifact, after: Artifact) -> Iterator[tuple[Evaluated, Eva
     yield _one(before, ours, theirs), _one(after, theirs, ours)
 
 
-def _one(artifact: Artifact, own: Mapping[str, Evaluated], others: Mapping[str, Evaluated]) -> Evaluated:
-    """The model that an artifact stands for where the other one is a single model."""
-    if artifact.kind == "publish":
-        return own[_handed_out(artifact)]
+def _tells_of_several(side: Artifact | Path, models: Mapping[str, ModelFigures]) -> bool:
+    return len(models) > 1 if isinstance(side, Path) else side.kind in SEVERAL
+
+
+def _one(side: Artifact | Path, own: Mapping[str, ModelFigures], others: Mapping[str, ModelFigures]) -> ModelFigures:
+    """The model that a side stands for where the other one is a single model."""
+    if isinstance(side, Artifact) and side.kind == "publish":
+        return own[_handed_out(side)]
     names = list(own) if len(own) == 1 else [name for name in own if name in others]
     if len(names) != 1:
-        raise ConfigError(f"{artifact.dir}: has {', '.join(own)}; give one of these models, or two evaluations")
+        where = side if isinstance(side, Path) else side.dir
+        raise ConfigError(f"{where}: has {', '.join(own)}; give one of these models, or two evaluations")
     return own[names[0]]
 
 
-def _models(artifact: Artifact) -> dict[str, Evaluated]:
+def _models(side: Artifact | Path) -> Mapping[str, ModelFigures]:
     """Name → model: of a card or an evaluation all of them."""
-    if artifact.kind == "evaluate":
-        return {name: Evaluated(artifact, name, artifact) for name in read_evaluation(artifact.dir).models}
-    found = evaluated(artifact)
-    if artifact.kind != "publish":
+    if isinstance(side, Path):
+        return {name: ModelFigures(side, name) for name in read_evaluation(side).models}
+    if side.kind == "evaluate":
+        return {name: Evaluated.of(side, name, side) for name in read_evaluation(side.dir).models}
+    found = evaluated(side)
+    if side.kind != "publish":
         return {found.name: found}
-    return {name: Evaluated(artifact, name, found.source) for name in found.evaluation.models}
+    return {name: Evaluated.of(side, name, found.source) for name in found.evaluation.models}
 
 
 def _handed_out(card: Artifact) -> str:
     return evaluated(card).name
 
 
-def _pair(before: Evaluated, after: Evaluated) -> Pair:
+def _pair(before: ModelFigures, after: ModelFigures) -> Pair:
     return Pair(before=_side(before), after=_side(after), rows=list(_rows(before, after)), said=_said(before, after))
 
 
-def _side(model: Evaluated) -> Side:
+def _side(model: ModelFigures) -> Side:
     found = model.result
     return Side(name=model.name, fingerprint=found.fingerprint, parameters=found.parameters, context=found.context)
 
 
-def _rows(before: Evaluated, after: Evaluated) -> Iterator[Row]:
+def _rows(before: ModelFigures, after: ModelFigures) -> Iterator[Row]:
     old, new = before.result, after.result
     for task in dict.fromkeys([*old.tasks, *new.tasks]):
         figures = [one.tasks[task].figures if task in one.tasks else {} for one in (old, new)]
@@ -229,7 +244,7 @@ def _reward(result: ModelResult) -> Figure | None:
     return found and Figure(value=found.accuracy, interval=found.interval, n=result.tasks["preference"].n)
 
 
-def _gained(model: Evaluated) -> Items:
+def _gained(model: ModelFigures) -> Items:
     """Pair → whether the margin grew over the reference model's."""
     if model.result.reward is None:
         return {}
@@ -255,7 +270,7 @@ def _figure(items: Items) -> Figure | None:
     return Resampling().figure(pair[0]) if pair else None
 
 
-def _said(before: Evaluated, after: Evaluated) -> list[BothAnswers]:
+def _said(before: ModelFigures, after: ModelFigures) -> list[BothAnswers]:
     old, new = ({answer.prompt: answer for answer in one.result.answers} for one in (before, after))
     return [
         BothAnswers(prompt=prompt, before=old.get(prompt), after=new.get(prompt))
