@@ -51,7 +51,15 @@ def test_a_pair_is_two_rows() -> None:
 
 @pytest.mark.parametrize(
     ("values", "steps"),
-    [({"epochs": 2}, 20), ({"epochs": 0.25}, 3), ({"epochs": 1.1}, 11), ({"tokens": 4096 * 5}, 5), ({"tokens": 1}, 1)],
+    [
+        ({"epochs": 2}, 20),
+        ({"epochs": 0.25}, 3),
+        ({"epochs": 1.1}, 11),
+        ({"tokens": 4096 * 5}, 5),
+        ({"tokens": 1}, 1),
+        ({"epochs": 2, "max_tokens": 4096 * 5 - 1}, 5),
+        ({"epochs": 0.2, "max_tokens": 4096 * 5}, 2),
+    ],
 )
 def test_training_lasts_whole_steps_rounded_up(values: dict[str, float], steps: int) -> None:
     """The last batch is trained whole: nothing of an epoch is left out, and 1.1 epochs are not 12 steps."""

@@ -48,6 +48,8 @@ class TrainConfig(Config):
     """Passes over the training split; a fraction is rounded up to whole steps."""
     tokens: Positive | None = None
     """Token positions to train on, padding included; rounded up to whole steps."""
+    max_tokens: Positive | None = None
+    """Token positions at most, however many `epochs` would be; rounded up to whole steps."""
     batch_tokens: Positive = 16384
     """Token positions of one step over all ranks: `batch_tokens // length` rows, half as many pairs."""
     length: Positive = 512
@@ -217,10 +219,10 @@ class TrainConfig(Config):
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Steps of the whole training, rounded up."""
+        given = [math.ceil(t / (self.batch_items * self.item_tokens)) for t in (self.tokens, self.max_tokens) if t]
         if self.epochs is not None:
-            return math.ceil(self.epochs * steps_per_epoch - 1e-9)  # 1.1 · 10 is 11.000000000000002
-        assert self.tokens is not None
-        return math.ceil(self.tokens / (self.batch_items * self.item_tokens))
+            given.append(math.ceil(self.epochs * steps_per_epoch - 1e-9))  # 1.1 · 10 is 11.000000000000002
+        return min(given)
 
     @property
     def _item(self) -> str:
