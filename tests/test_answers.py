@@ -5,6 +5,11 @@ import torch
 from engine_parts import engine_of
 
 from minimind.evaluate.answers import answer_prompts, repetition_rate
+from minimind.evaluate.intervals import Resampling
+from minimind.evaluate.measuring import said_of
+from minimind.evaluate.prompts.items import PromptItem
+from minimind.evaluate.prompts.outcomes import Outcome
+from minimind.evaluate.results import Answer
 from minimind.infer.engine import Engine
 from minimind.infer.generate import complete
 from minimind.infer.sampling import Sampling
@@ -47,6 +52,20 @@ def test_a_model_that_stops_at_once_says_nothing(tokenizer: Tokenizer):
     engine = tiny(tokenizer, tie_embeddings=False)  # all logits equal: END_OF_TEXT, the first id, is taken
     for answer in answer_prompts(engine, PROMPTS, max_tokens=9, chat=True):
         assert (answer.text, answer.tokens, answer.ended_by_stop, answer.repetition) == ("", 0, True, 0.0)
+
+
+def test_what_was_said_counts_fixed_and_checked_prompts(tokenizer: Tokenizer):
+    """Ten fixed prompts alone cannot tell a model that loops from one that looped twice."""
+    item = PromptItem("1", "sums", (), None, ())
+    looped = [Outcome(item, "a a", 8, ended=False, repetition=0.5, failures=())] * 3
+    answers = [Answer(prompt="?", text="", tokens=0, ended_by_stop=True, repetition=0.0)]
+    said = said_of(answers, looped, Resampling())
+    assert {name: (figure.value, figure.n) for name, figure in said.items()} == {
+        "repetition": (0.375, 4),
+        "tokens": (6, 4),
+        "ended": (0.25, 4),
+    }
+    assert said_of([], [], Resampling()) == {}
 
 
 def test_repetition_is_the_share_of_grams_said_before():

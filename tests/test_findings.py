@@ -7,7 +7,6 @@ from minimind.evaluate.card.data import mixture_findings
 from minimind.evaluate.card.trainings import training_findings
 from minimind.evaluate.findings import findings
 from minimind.evaluate.results import (
-    Answer,
     Baselines,
     Evaluation,
     Figure,
@@ -18,11 +17,12 @@ from minimind.evaluate.results import (
     TaskResult,
 )
 
-SAID = Answer(prompt="?", text="a b c d e", tokens=5, ended_by_stop=True, repetition=0.0)
-
 
 def figure(value: float, *, n: int = 300, half: float = 0.04) -> Figure:
     return Figure(value=value, interval=Interval(low=value - half, high=value + half), n=n)
+
+
+SAID = {"repetition": figure(0.1), "tokens": figure(5), "ended": figure(0.9)}
 
 
 def model(bits: float = 1.0, *, preference: Figure | None = None, **changes: object) -> ModelResult:
@@ -31,7 +31,7 @@ def model(bits: float = 1.0, *, preference: Figure | None = None, **changes: obj
         "preference": TaskResult(figures={"accuracy_per_token": preference or figure(0.8)}, leaked=0),
         "exam": TaskResult(figures={"accuracy": figure(0.6, n=50)}, leaked=0),
     }
-    result = ModelResult(fingerprint="f", parameters=1, context=8, tasks=tasks, answers=[SAID])
+    result = ModelResult(fingerprint="f", parameters=1, context=8, tasks=tasks, said=SAID)
     return result.replace(**changes)
 
 
@@ -85,10 +85,10 @@ def test_preferences_at_chance_are_told():
 
 def test_loops_and_endless_answers_are_told():
     """Both make a chat useless, and no loss shows them."""
-    loop, endless = SAID.replace(repetition=0.9), SAID.replace(ended_by_stop=False)
-    assert "said before by sft (90%)" in findings(evaluation(sft=model(answers=[loop])))[0]
-    assert "Endless answers" in findings(evaluation(sft=model(answers=[endless])))[0]
-    assert findings(evaluation(pretrain=model(answers=[endless]))) == []  # a text has no end
+    loop, endless = {**SAID, "repetition": figure(0.9)}, {**SAID, "ended": figure(0.1)}
+    assert "said before by sft (90%)" in findings(evaluation(sft=model(said=loop)))[0]
+    assert "Endless answers" in findings(evaluation(sft=model(said=endless)))[0]
+    assert findings(evaluation(pretrain=model(said=endless))) == []  # a text has no end
 
 
 def test_figures_of_few_items_are_told():

@@ -19,7 +19,7 @@ from minimind.errors import ConfigError, GateError, MissingError
 from minimind.evaluate.config import GateConfig
 from minimind.evaluate.evaluated import BITS, TEXT, evaluated, texts_anew
 from minimind.evaluate.gate import Ruling, Verdict, absolute_rules, against, drift, own_rules
-from minimind.evaluate.results import Answer, Evaluation, ModelResult, RewardScore, Task, TaskResult
+from minimind.evaluate.results import Evaluation, Figure, ModelResult, RewardScore, Task, TaskResult
 from minimind.evaluate.table import Items
 from minimind.recipe import load_recipe
 from minimind.stage import build
@@ -115,15 +115,18 @@ def items(*values: float, weight: float = 1.0) -> Items:
     return {f"text {number}": (value, weight) for number, value in enumerate(values)}
 
 
+def said(value: float, low: float, high: float) -> dict[str, Figure]:
+    return {"repetition": figure(value, low, high)}
+
+
 def result(**changes: Any) -> ModelResult:
     """A model that no rule refuses."""
-    answer = Answer(prompt="?", text="yes", tokens=3, ended_by_stop=True, repetition=0.1)
     tasks = {
         "text": TaskResult(figures={"bits_per_byte": figure(1.5, 1.4, 1.6)}, leaked=0),
         "preference": TaskResult(figures={"accuracy_per_token": figure(0.7, 0.61, 0.78)}, leaked=2),
         "arithmetic": TaskResult(figures={"passed": figure(0.4, 0.3, 0.5)}),
     }
-    good = ModelResult(fingerprint="f", parameters=1, context=8, tasks=tasks, answers=[answer])
+    good = ModelResult(fingerprint="f", parameters=1, context=8, tasks=tasks, said=said(0.1, 0.05, 0.15))
     return good.replace(**changes)
 
 
@@ -150,10 +153,10 @@ ALL_RULES = GateConfig(max_leaked=0.1, at_least={"arithmetic_passed": 0.35}, at_
     [
         ({"tasks": unsure()}, {"max_leaked": None}, "preference_above_chance", "53.0% of 100 pairs, surely in 47.0%"),
         (
-            {"answers": [Answer(prompt="?", text="a a", tokens=2, ended_by_stop=False, repetition=0.9)]},
+            {"said": said(0.9, 0.84, 0.95)},
             {},
             "max_repetition",
-            "90.0% of the 4-grams in 1 answers had been said before; max_repetition allows 50.0%",
+            "90.0% of the 4-grams in 100 answers had been said before, surely 84.0%; max_repetition allows 50.0%",
         ),
         (
             {"tasks": unsure()},
@@ -183,13 +186,19 @@ def test_each_rule_refuses_what_it_is_there_for_and_nothing_else(
 
 def test_what_was_not_measured_holds_nobody_up_and_is_not_called_passed():
     """A recipe without pairs has no preference accuracy; a card must not say that it was above chance."""
-    rulings = absolute_rules(ALL_RULES.replace(at_least={}, at_most={}), measured(tasks={}, answers=[]), "dpo")
+    rulings = absolute_rules(ALL_RULES.replace(at_least={}, at_most={}), measured(tasks={}, said={}), "dpo")
     assert {one.rule: one.passed for one in rulings} == {
         "preference_above_chance": None,
         "max_repetition": None,
         "max_leaked": None,
     }
     assert verdict(*rulings).passed
+
+
+def test_loops_that_may_be_chance_refuse_nobody():
+    """Ten answers are too few to tell 50 % from 60 %."""
+    (ruling,) = absolute_rules(GateConfig(preference_above_chance=False), measured(said=said(0.6, 0.4, 0.8)), "dpo")
+    assert ruling.passed and ruling.detail.startswith("60.0% of the 4-grams in 100 answers")
 
 
 def test_a_gain_over_the_reference_is_enough_where_the_accuracy_is_not_above_chance():

@@ -128,7 +128,7 @@ class GateConfig(Config):
     """Of dpo: the lower end of its accuracy's interval, or of its gain over the model it was trained from, is above
     chance."""
     max_repetition: float | None = Field(0.5, ge=0, le=1)
-    """Of repeated 4-grams in the answers to the fixed prompts: above, answers are loops."""
+    """Of repeated 4-grams in all answers, as far as that is sure (95 %): above, answers are loops."""
     max_leaked: float | None = Field(None, ge=0, le=1)
     """Share of the items of any task that its trainings may have seen."""
     at_least: dict[str, float] = {}

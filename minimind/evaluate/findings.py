@@ -7,7 +7,7 @@ Not here: what curves and sources give reason to warn of (`card_trainings`, `car
 from collections.abc import Iterator, Mapping
 
 from minimind.evaluate.config import HELD_OUT
-from minimind.evaluate.results import METRICS, Evaluation, Figure, ModelResult, TaskResult
+from minimind.evaluate.results import METRICS, Evaluation, Figure, TaskResult
 
 CHANCE = 0.5
 DRIFT = 0.02
@@ -130,18 +130,16 @@ def _of_preferences(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _of_answers(evaluation: Evaluation) -> Iterator[str]:
-    answered: dict[str, ModelResult] = {name: result for name, result in evaluation.models.items() if result.answers}
-    loops = [f"{name} ({result.repetition:.0%})" for name, result in answered.items() if result.repetition > REPETITION]
+    said = {name: result.said for name, result in evaluation.models.items() if result.said}
+    repeated = {name: figures["repetition"].value for name, figures in said.items()}
+    loops = [f"{name} ({share:.0%})" for name, share in repeated.items() if share > REPETITION]
     if loops:
         yield (
             f"Loops in the answers: many 4-grams of tokens had been said before by {_listed(loops)}. Train longer; "
             "until then sample with a `temperature` or a `repetition_penalty`."
         )
-    endless = [
-        f"{name} ({result.ended_by_stop:.0%})"
-        for name, result in answered.items()
-        if name != "pretrain" and result.ended_by_stop < FEW_STOPS
-    ]
+    ended = {name: figures["ended"].value for name, figures in said.items() if name != "pretrain"}
+    endless = [f"{name} ({share:.0%})" for name, share in ended.items() if share < FEW_STOPS]
     if endless:
         yield (
             f"Endless answers: few end by themselves, most are cut off: {_listed(endless)}. Train `sft` longer, or on "

@@ -196,10 +196,12 @@ def _prefers(evaluation: Evaluation, result: ModelResult) -> Ruling:
 
 def _repeats(limit: float, result: ModelResult) -> Ruling:
     rule = "max_repetition"
-    if not result.answers:
+    found = result.said.get("repetition")
+    if found is None:
         return Ruling(rule=rule, passed=None, detail="no prompts were answered")
-    words = f"{result.repetition:.1%} of the 4-grams in {len(result.answers)} answers had been said before"
-    return Ruling(rule=rule, passed=result.repetition <= limit, detail=f"{words}; max_repetition allows {limit:.1%}")
+    low = found.interval.low
+    words = f"{found.value:.1%} of the 4-grams in {found.n} answers had been said before, surely {low:.1%}"
+    return Ruling(rule=rule, passed=low <= limit, detail=f"{words}; max_repetition allows {limit:.1%}")
 
 
 def _leaked(limit: float, result: ModelResult) -> Ruling:

@@ -5,7 +5,7 @@ models on the same items (`gate`, `minimind report diff`). Not here: where mater
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ from minimind.evaluate.intervals import Resampling, Values
 from minimind.evaluate.material import Facts, Material, Measured, Ngrams, Subject
 from minimind.evaluate.prompts.asked import Asked
 from minimind.evaluate.prompts.outcomes import Outcome
-from minimind.evaluate.results import Figure, Leak, Task, TaskResult
+from minimind.evaluate.results import SAID, Answer, Figure, Leak, Task, TaskResult
 
 GROUPS = ("source", "language", "subject")
 MAX_GROUPS = 60
@@ -73,6 +73,16 @@ def result_of(
         clean=_figures({name: one.take(~leaked) for name, one in measured.items()}, resampling) if is_mixed else {},
         leaked=None if leaked is None else int(leaked.sum()),
     )
+
+
+def said_of(answers: Sequence[Answer], outcomes: Iterable[Outcome], resampling: Resampling) -> dict[str, Figure]:
+    """How much a model repeats itself, whether it comes to an end and how long it talks, over all its answers."""
+    rows = [(one.repetition, one.tokens, one.ended_by_stop) for one in answers]
+    rows += [(one.repetition, one.tokens, one.ended) for one in outcomes]
+    if not rows:
+        return {}
+    columns = np.array(rows, np.float64).T
+    return {name: resampling.figure(Values.of(one)) for name, one in zip(SAID, columns, strict=True)}
 
 
 def leaks_of(material: Material, overlaps: Sequence[Overlap] | None) -> Iterator[Leak]:

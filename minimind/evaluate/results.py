@@ -42,6 +42,10 @@ METRICS: dict[str, Metric] = {
 }
 
 
+SAID = ("repetition", "tokens", "ended")
+"""What is measured of anything that a model says."""
+
+
 class Interval(Config):
     """A 95 % interval."""
 
@@ -141,6 +145,9 @@ class ModelResult(Config):
     tasks: dict[str, TaskResult] = {}
     reward: RewardScore | None = None
     answers: list[Answer] = []
+    """To the fixed prompts."""
+    said: dict[str, Figure] = {}
+    """The metrics `SAID` of all that it answered, to fixed and to checked prompts; empty without either."""
     leaks: list[Leak] = []
     unchecked: list[str] = []
     """Trainings whose data could not be searched for items any more, and why."""
@@ -160,18 +167,6 @@ class ModelResult(Config):
     def preference(self) -> Figure | None:
         """Accuracy on the held-out pairs."""
         return self.figure("preference", "accuracy_per_token")
-
-    @property
-    def repetition(self) -> float:
-        return _mean([answer.repetition for answer in self.answers])
-
-    @property
-    def answer_length(self) -> float:
-        return _mean([answer.tokens for answer in self.answers])
-
-    @property
-    def ended_by_stop(self) -> float:
-        return _mean([float(answer.ended_by_stop) for answer in self.answers])
 
 
 class Baselines(Config):
@@ -229,15 +224,11 @@ def model_figures(result: ModelResult) -> dict[str, float]:
             flat[flat_name(name, "leaked")] = task.leaked / max(task.n, 1)
     if result.reward:
         flat |= {"reward_accuracy": result.reward.accuracy, "reward_margin": result.reward.margin}
-    if result.answers:
-        flat |= {"repetition": result.repetition, "ended_by_stop": result.ended_by_stop}
+    for metric, found in result.said.items():
+        flat |= {metric: found.value, f"{metric}_low": found.interval.low, f"{metric}_high": found.interval.high}
     return flat
 
 
 def flat_name(task: str, metric: str) -> str:
     """A figure's name behind its model's: `bits_per_byte` of the held-out text, else `arithmetic_passed`."""
     return metric if task == "text" else f"{task}_{metric}"
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

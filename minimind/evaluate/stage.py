@@ -11,6 +11,7 @@ material; nothing is sampled.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from minimind import runtime
@@ -23,7 +24,7 @@ from minimind.evaluate.findings import findings
 from minimind.evaluate.gathering import TrainingData, all_material, digests
 from minimind.evaluate.intervals import Resampling
 from minimind.evaluate.material import Material, Subject
-from minimind.evaluate.measuring import Scores, leaks_of, measure, result_of, task_of
+from minimind.evaluate.measuring import Scores, leaks_of, measure, result_of, said_of, task_of
 from minimind.evaluate.preference import reward_score
 from minimind.evaluate.results import EVALUATION_FILE, Evaluation, ModelResult, RewardScore, figures
 from minimind.evaluate.table import ANSWERS_FILE, ITEMS_FILE, write_answers, write_items
@@ -136,6 +137,7 @@ def examine(
             for one in materials
         },
         answers=answers,
+        said=said_of(answers, chain.from_iterable(scores.outcomes.values()), resampling),
         leaks=[leak for one in materials for leak in leaks_of(one, seen.overlaps.get(one.name))],
         unchecked=list(seen.unchecked),
         seconds=round(scores.seconds, 1),

@@ -16,7 +16,7 @@ from minimind.data.pages import template
 from minimind.data.wording import duration, visible
 from minimind.evaluate.card.card import Cost, FailedAnswer, MaskView, Report
 from minimind.evaluate.card.charts import FIGURES_DIR, task_pictures
-from minimind.evaluate.card.tables import MOST_LEAKS, leaked_items, task_tables, unchecked_trainings
+from minimind.evaluate.card.tables import MOST_LEAKS, leaked_items, said_cells, task_tables, unchecked_trainings
 from minimind.evaluate.card.wording import amount
 from minimind.evaluate.results import Answer, ModelResult
 from minimind.lineage import Lineage
@@ -63,6 +63,7 @@ def _names(report: Report) -> dict[str, Any]:
         "unchecked": unchecked_trainings(evaluation),
         "refused": [ruling for ruling in report.gate if ruling.passed is False],
         "prompts": _by_prompt(report),
+        "said": said_cells(evaluation),
         "checked": {
             table.name: [_passed(result, table.name) for result in evaluation.models.values()]
             for table in tables

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from minimind.evaluate.card.wording import interval_of, shown_figure
-from minimind.evaluate.results import METRICS, Evaluation, Figure, Leak, TaskResult
+from minimind.evaluate.results import METRICS, SAID, Evaluation, Figure, Leak, TaskResult
 
 NO_BEST = ("tokens",)
 """Metrics of which neither much nor little is good."""
@@ -99,6 +99,15 @@ def unchecked_trainings(evaluation: Evaluation) -> dict[str, list[str]]:
         for reason in result.unchecked:
             found.setdefault(reason, []).append(name)
     return found
+
+
+def said_cells(evaluation: Evaluation) -> dict[str, list[Cell]]:
+    """Model → how much it repeats, how long it talks and whether it ends, over all its answers."""
+    return {
+        name: [_cell(metric, result.said[metric]) for metric in SAID]
+        for name, result in evaluation.models.items()
+        if result.said
+    }
 
 
 def _table(evaluation: Evaluation, name: str) -> TaskTable:
