@@ -7,6 +7,7 @@ from engine_parts import engine_of
 from minimind.evaluate.answers import answer_prompts, repetition_rate
 from minimind.evaluate.intervals import Resampling
 from minimind.evaluate.measuring import said_of
+from minimind.evaluate.prompts.asked import Asked
 from minimind.evaluate.prompts.items import PromptItem
 from minimind.evaluate.prompts.outcomes import Outcome
 from minimind.evaluate.results import Answer
@@ -66,6 +67,19 @@ def test_what_was_said_counts_fixed_and_checked_prompts(tokenizer: Tokenizer):
         "ended": (0.25, 4),
     }
     assert said_of([], [], Resampling()) == {}
+
+
+def test_one_answer_to_all_questions_is_seen():
+    """It repeats nothing within an answer and ends by itself; only beside the others it shows."""
+    open_ended = Asked("open_ended", "", [PromptItem(str(n), "", (), None, ()) for n in range(4)], 8)
+    texts = ("1", "1 ", "", "Hello")
+    outcomes = [
+        Outcome(item, text, 1, ended=True, repetition=0.0, failures=())
+        for item, text in zip(open_ended.items, texts, strict=True)
+    ]
+    measured = open_ended.values(outcomes)
+    assert next(iter(measured)) == "same" and measured["same"].values.tolist() == [1, 1, 0, 0]
+    assert "passed" not in measured and open_ended.questions() == [] and open_ended.chance() == {}
 
 
 def test_repetition_is_the_share_of_grams_said_before():

@@ -63,6 +63,7 @@ def test_text_that_counting_predicts_better_is_told():
     assert told[0].startswith("Worse than counting") and told[0].endswith(
         "pretrain (1.800). Train longer, or on more text."
     )
+    assert findings(evaluation(pretrain=model(1.72)))[0].startswith("No better than counting")  # the interval has both
     assert (
         "Repeated text"
         in findings(evaluation().replace(baselines=Baselines(ngram_order=6, train_bytes=9, xz_after_train=1.2)))[0]
@@ -85,6 +86,8 @@ def test_preferences_at_chance_are_told():
 
 def test_loops_and_endless_answers_are_told():
     """Both make a chat useless, and no loss shows them."""
+    alike = {**model().tasks, "open_ended": TaskResult(figures={"same": figure(0.6)})}
+    assert "from sft (60%)" in findings(evaluation(sft=model().replace(tasks=alike)))[0]
     loop, endless = {**SAID, "repetition": figure(0.9)}, {**SAID, "ended": figure(0.1)}
     assert "said before by sft (90%)" in findings(evaluation(sft=model(said=loop)))[0]
     assert "Endless answers" in findings(evaluation(sft=model(said=endless)))[0]

@@ -125,6 +125,7 @@ def result(**changes: Any) -> ModelResult:
         "text": TaskResult(figures={"bits_per_byte": figure(1.5, 1.4, 1.6)}, leaked=0),
         "preference": TaskResult(figures={"accuracy_per_token": figure(0.7, 0.61, 0.78)}, leaked=2),
         "arithmetic": TaskResult(figures={"passed": figure(0.4, 0.3, 0.5)}),
+        "open_ended": TaskResult(figures={"same": figure(0.1, 0.05, 0.15)}),
     }
     good = ModelResult(fingerprint="f", parameters=1, context=8, tasks=tasks, said=said(0.1, 0.05, 0.15))
     return good.replace(**changes)
@@ -159,6 +160,12 @@ ALL_RULES = GateConfig(max_leaked=0.1, at_least={"arithmetic_passed": 0.35}, at_
             "90.0% of the 4-grams in 100 answers had been said before, surely 84.0%; max_repetition allows 50.0%",
         ),
         (
+            {"tasks": {**result().tasks, "open_ended": TaskResult(figures={"same": figure(0.8, 0.7, 0.9)})}},
+            {},
+            "max_same_answers",
+            "80.0% of 100 open questions got the very same answer as another one, surely 70.0%; max_same_answers",
+        ),
+        (
             {"tasks": unsure()},
             {"preference_above_chance": False},
             "max_leaked",
@@ -190,6 +197,7 @@ def test_what_was_not_measured_holds_nobody_up_and_is_not_called_passed():
     assert {one.rule: one.passed for one in rulings} == {
         "preference_above_chance": None,
         "max_repetition": None,
+        "max_same_answers": None,
         "max_leaked": None,
     }
     assert verdict(*rulings).passed
@@ -197,16 +205,21 @@ def test_what_was_not_measured_holds_nobody_up_and_is_not_called_passed():
 
 def test_loops_that_may_be_chance_refuse_nobody():
     """Ten answers are too few to tell 50 % from 60 %."""
-    (ruling,) = absolute_rules(GateConfig(preference_above_chance=False), measured(said=said(0.6, 0.4, 0.8)), "dpo")
+    gate = GateConfig(preference_above_chance=False, max_same_answers=None)
+    (ruling,) = absolute_rules(gate, measured(said=said(0.6, 0.4, 0.8)), "dpo")
     assert ruling.passed and ruling.detail.startswith("60.0% of the 4-grams in 100 answers")
 
 
 def test_a_gain_over_the_reference_is_enough_where_the_accuracy_is_not_above_chance():
     """Longer answers are less likely, whatever was learnt; the gain is what preference training moves."""
     reward = RewardScore(reference="sft", accuracy=0.7, interval={"low": 0.6, "high": 0.8}, margin=1.0)
-    (ruling,) = absolute_rules(GateConfig(max_repetition=None), measured(tasks=unsure(), reward=reward), "dpo")
+    (ruling,) = absolute_rules(
+        GateConfig(max_repetition=None, max_same_answers=None), measured(tasks=unsure(), reward=reward), "dpo"
+    )
     assert ruling.passed and "moved towards it in 70.0%" in ruling.detail
-    assert not absolute_rules(GateConfig(max_repetition=None), measured(tasks=unsure()), "dpo")[0].passed
+    assert not absolute_rules(GateConfig(max_repetition=None, max_same_answers=None), measured(tasks=unsure()), "dpo")[
+        0
+    ].passed
     assert "preference_above_chance" not in {
         one.rule for one in absolute_rules(GateConfig(), Evaluation(tasks={}, models={"sft": result()}), "sft")
     }
@@ -243,7 +256,7 @@ def test_drift_is_measured_against_the_model_it_was_trained_from(makers: Makers)
     start = makers.model("sft")
     lost = makers.model("dpo", noise=NOISE, start=start)
     model = evaluated(makers.published(start, lost))
-    gate = GateConfig(max_drift=0.02, preference_above_chance=False, max_repetition=None)
+    gate = GateConfig(max_drift=0.02, preference_above_chance=False, max_repetition=None, max_same_answers=None)
     (ruling,) = own_rules(gate, model)
     assert ruling.rule == "max_drift" and ruling.passed is False and "against sft" in ruling.detail
     (ruling,) = own_rules(gate, evaluated(makers.published(lost)))

@@ -355,7 +355,7 @@ def test_the_gate_says_what_holds_the_model_up(
 def test_tables_have_models_chance_and_ngram_side_by_side(report: Report):
     """The best of a line is marked where there is one, and the breakdown has every group."""
     tables = {table.name: table for table in task_tables(report.evaluation)}
-    assert list(tables) == ["text", "chat", "preference", "instructions"]
+    assert list(tables) == ["text", "chat", "preference", "open_ended", "instructions"]
     text = tables["text"].leading
     values = [m.bits_per_byte.value for m in report.evaluation.models.values() if m.bits_per_byte]
     assert [cell.best for cell in text.cells if cell] == [value == min(values) for value in values]
@@ -533,6 +533,7 @@ def test_pictures_are_there_for_light_and_dark(published: Artifact):
     """Each picture is a PNG in both themes, and the page shows both."""
     names = {path.name for path in (published.dir / "figures").iterdir()}
     wanted = {"bits_per_byte", "chat_nats_per_token", "preference_accuracy_per_token", "instructions_passed"}
+    wanted |= {"open_ended_same"}
     wanted |= {f"{stage}_{what}" for stage in MODELS for what in ("loss", "looks")}
     assert names == {f"{name}{theme}.png" for name in wanted for theme in ("", ".dark")}
     assert all((published.dir / "figures" / name).read_bytes().startswith(b"\x89PNG") for name in names)

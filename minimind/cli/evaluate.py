@@ -105,7 +105,7 @@ def _settings(
     changes: dict[str, Any] = {"device": device, "precision": precision}
     changes |= {name: (*getattr(config, name), *given) for name, given in files.items() if given}
     if limit is not None:
-        changes |= dict.fromkeys(("max_documents", "max_chats", "max_pairs", "max_items"), limit)
+        changes |= dict.fromkeys(("max_documents", "max_chats", "max_open_ended", "max_pairs", "max_items"), limit)
     return EvaluateConfig.parse({**dict(config), **changes}, origin="options")
 
 

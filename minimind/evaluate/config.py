@@ -56,6 +56,8 @@ class EvaluateConfig(Config):
     """Held-out texts scored; a seeded choice where there are more. All models and baselines read the same."""
     max_chats: int = Field(200, ge=1)
     """Held-out conversations scored."""
+    max_open_ended: int = Field(50, ge=0)
+    """Held-out conversations whose first question is asked anew, to see how a model talks; 0 asks none."""
     max_pairs: int = Field(300, ge=1)
     """Held-out preference pairs scored."""
     max_items: int = Field(500, ge=1)
@@ -129,6 +131,8 @@ class GateConfig(Config):
     chance."""
     max_repetition: float | None = Field(0.5, ge=0, le=1)
     """Of repeated 4-grams in all answers, as far as that is sure (95 %): above, answers are loops."""
+    max_same_answers: float | None = Field(0.5, ge=0, le=1)
+    """Of open questions that got the very same answer as another one, as far as that is sure: above, it collapsed."""
     max_leaked: float | None = Field(None, ge=0, le=1)
     """Share of the items of any task that its trainings may have seen."""
     at_least: dict[str, float] = {}

@@ -17,6 +17,7 @@ FORGETTING = 0.1
 REPEATS = 0.85
 """xz, given the training text, against the n-gram: 0.93 on a clean split, 0.74 with a quarter of it copied."""
 REPETITION = 0.3
+SAME_ANSWERS = 0.3
 """Share of repeated 4-grams above which answers read as loops; people's prose stays below 0.05."""
 FEW_STOPS = 0.5
 FEW_PAIRS = 100
@@ -62,10 +63,12 @@ def _against_counting(evaluation: Evaluation, bits: Mapping[str, Figure]) -> Ite
         return
     # A chat model is judged by what it forgot; only what learnt to continue text competes with counting.
     judged = ["pretrain"] if "pretrain" in bits else list(bits)
-    worse = [f"{name} ({bits[name].value:.3f})" for name in judged if bits[name].value > ngram.value]
-    if worse:
+    behind = {name: bits[name].value for name in judged if bits[name].value > ngram.value}
+    if behind:
+        word = "Worse" if any(value > ngram.interval.high for value in behind.values()) else "No better"
+        worse = [f"{name} ({value:.3f})" for name, value in behind.items()]
         yield (
-            f"Worse than counting: a byte {baselines.ngram_order}-gram needs {ngram.value:.3f} bits per byte of "
+            f"{word} than counting: a byte {baselines.ngram_order}-gram needs {ngram.value:.3f} bits per byte of "
             f"held-out text, more is needed by {_listed(worse)}. Train longer, or on more text."
         )
     if baselines.xz_after_train is not None and baselines.xz_after_train < REPEATS * ngram.value:
@@ -137,6 +140,13 @@ def _of_answers(evaluation: Evaluation) -> Iterator[str]:
         yield (
             f"Loops in the answers: many 4-grams of tokens had been said before by {_listed(loops)}. Train longer; "
             "until then sample with a `temperature` or a `repetition_penalty`."
+        )
+    same = {name: found.value for name, result in evaluation.models.items() if (found := result.same_answers)}
+    if alike := [f"{name} ({share:.0%})" for name, share in same.items() if share > SAME_ANSWERS]:
+        yield (
+            "The same words for all: many open questions got the very same answer as another one from "
+            f"{_listed(alike)}. A model that was trained too little does that, or one that preference training drove "
+            "to what is always safe to say: lower `dpo.lr`, or read more chats `beside` the pairs."
         )
     ended = {name: figures["ended"].value for name, figures in said.items() if name != "pretrain"}
     endless = [f"{name} ({share:.0%})" for name, share in ended.items() if share < FEW_STOPS]

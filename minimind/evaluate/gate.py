@@ -98,6 +98,8 @@ def absolute_rules(gate: GateConfig, evaluation: Evaluation, model: str) -> list
         rulings.append(_prefers(evaluation, result))
     if gate.max_repetition is not None:
         rulings.append(_repeats(gate.max_repetition, result))
+    if gate.max_same_answers is not None:
+        rulings.append(_differs(gate.max_same_answers, result))
     if gate.max_leaked is not None:
         rulings.append(_leaked(gate.max_leaked, result))
     figures = model_figures(result)
@@ -202,6 +204,15 @@ def _repeats(limit: float, result: ModelResult) -> Ruling:
     low = found.interval.low
     words = f"{found.value:.1%} of the 4-grams in {found.n} answers had been said before, surely {low:.1%}"
     return Ruling(rule=rule, passed=low <= limit, detail=f"{words}; max_repetition allows {limit:.1%}")
+
+
+def _differs(limit: float, result: ModelResult) -> Ruling:
+    rule, found = "max_same_answers", result.same_answers
+    if found is None:
+        return Ruling(rule=rule, passed=None, detail="no open questions were asked")
+    low = found.interval.low
+    words = f"{found.value:.1%} of {found.n} open questions got the very same answer as another one, surely {low:.1%}"
+    return Ruling(rule=rule, passed=low <= limit, detail=f"{words}; {rule} allows {limit:.1%}")
 
 
 def _leaked(limit: float, result: ModelResult) -> Ruling:

@@ -15,12 +15,13 @@ from minimind.data.shards import read_batches
 from minimind.errors import ConfigError, MissingError
 from minimind.evaluate.baseline import ByteNgram, fit_ngram, xz_bits_per_byte
 from minimind.evaluate.config import CORPORA, FILE_SETTINGS, HELD_OUT, EvaluateConfig, suites_dir
+from minimind.evaluate.dialogue import Chats
 from minimind.evaluate.hub_suites import SUITES, fetch
 from minimind.evaluate.material import Material, Ngrams, joined
 from minimind.evaluate.perplexity import Texts
 from minimind.evaluate.prompts.asked import Asked
-from minimind.evaluate.prompts.items import builtin, builtin_file, read_prompts
-from minimind.evaluate.results import Baselines
+from minimind.evaluate.prompts.items import PromptItem, builtin, builtin_file, read_prompts
+from minimind.evaluate.results import OPEN_ENDED, Baselines
 from minimind.evaluate.rows import KINDS, from_file, held_out, read_choices, task_name
 from minimind.runtime import file_sha256
 
@@ -47,14 +48,28 @@ def from_corpora(config: EvaluateConfig, corpora: Mapping[str, Artifact]) -> lis
         for name, (rows, task) in CORPORA.items()
         if name in corpora
     ]
-    return [material for material in found if material is not None]
+    material = [one for one in found if one is not None]
+    chats = next((one for one in material if isinstance(one, Chats)), None)
+    if chats and config.max_open_ended:
+        material.append(open_ended(chats, limit=config.max_open_ended, max_tokens=config.answer_tokens))
+    return material
+
+
+def open_ended(chats: Chats, *, limit: int, max_tokens: int) -> Asked:
+    """The first questions of conversations, to be answered anew."""
+    items = []
+    for facts, conversation in zip(chats.facts[:limit], chats.conversations, strict=False):
+        asked = next(number for number, turn in enumerate(conversation) if turn["role"] == "assistant")
+        before = tuple(conversation[:asked])
+        items.append(PromptItem(facts.id, OPEN_ENDED, before, before[0].get("tools"), (), facts.language, facts.source))
+    return Asked(OPEN_ENDED, f"{len(items):,} first questions of the held-out chats", items, max_tokens)
 
 
 def from_settings(config: EvaluateConfig) -> list[Material]:
     """Files, sets by name and the project's own prompts. Raises ConfigError where two would have one name."""
     material: list[Material] = [*_from_files(config), *_from_prompts(config)]
     names = [one.name for one in material]
-    if twice := sorted({name for name in names if names.count(name) > 1 or name in HELD_OUT}):
+    if twice := sorted({name for name in names if names.count(name) > 1 or name in (*HELD_OUT, OPEN_ENDED)}):
         raise ConfigError(f"[evaluate] two tasks are called {', '.join(twice)}; rename a file")
     return material
 

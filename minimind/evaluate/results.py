@@ -36,12 +36,15 @@ METRICS: dict[str, Metric] = {
     "margin_per_token": Metric(title="margin per token", unit="nats"),
     "margin": Metric(title="margin", unit="nats"),
     "passed": Metric(title="passed", is_share=True),
+    "same": Metric(title="same answer as to another question", lower_is_better=True, is_share=True),
     "repetition": Metric(title="repeated 4-grams", lower_is_better=True, is_share=True),
     "ended": Metric(title="ended by itself", is_share=True),
     "tokens": Metric(title="tokens per answer", unit="tokens"),
 }
 
 
+OPEN_ENDED = "open_ended"
+"""The task of held-out questions that are answered anew, without anybody to check the answers."""
 SAID = ("repetition", "tokens", "ended")
 """What is measured of anything that a model says."""
 
@@ -162,6 +165,11 @@ class ModelResult(Config):
     def bits_per_byte(self) -> Figure | None:
         """On the held-out text."""
         return self.figure("text", "bits_per_byte")
+
+    @property
+    def same_answers(self) -> Figure | None:
+        """Share of open questions that got the very same answer as another one."""
+        return self.figure(OPEN_ENDED, "same")
 
     @property
     def preference(self) -> Figure | None:

@@ -152,7 +152,8 @@ def look_for_items(
     if not config.contamination:
         return {name: Looked({}, ("not looked for: [evaluate] contamination is off",)) for name in models}
     behind = {name: trainings_behind(artifact) for name, artifact in models.items()}
-    questions = [item for material in materials for item in material.questions()]
+    asked = {material.name: material.questions() for material in materials}
+    questions = list(chain.from_iterable(asked.values()))
     trainings = [training for known, _ in behind.values() for training in known]
     each = overlaps_of_each(questions, trainings, leak_share=config.leak_share)
     looked = {}
@@ -160,9 +161,10 @@ def look_for_items(
         overlaps: dict[str, Sequence[Overlap]] = {}
         if known:
             flat, start = worst([each[training.fingerprint] for training in known]), 0
-            for material in materials:
-                overlaps[material.name] = flat[start : start + len(material.facts)]
-                start += len(material.facts)
+            for task, own in asked.items():
+                if own:
+                    overlaps[task] = flat[start : start + len(own)]
+                start += len(own)
         looked[name] = Looked(overlaps, tuple(missing))
     return looked
 

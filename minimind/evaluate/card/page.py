@@ -18,7 +18,7 @@ from minimind.evaluate.card.card import Cost, FailedAnswer, MaskView, Report
 from minimind.evaluate.card.charts import FIGURES_DIR, task_pictures
 from minimind.evaluate.card.tables import MOST_LEAKS, leaked_items, said_cells, task_tables, unchecked_trainings
 from minimind.evaluate.card.wording import amount
-from minimind.evaluate.results import Answer, ModelResult
+from minimind.evaluate.results import OPEN_ENDED, Answer, ModelResult
 from minimind.lineage import Lineage
 from minimind.lineage_picture import draw_lineage
 from minimind.runtime import file_sha256
@@ -67,7 +67,7 @@ def _names(report: Report) -> dict[str, Any]:
         "checked": {
             table.name: [_passed(result, table.name) for result in evaluation.models.values()]
             for table in tables
-            if table.kind == "prompts"
+            if table.kind == "prompts" and table.name != OPEN_ENDED
         },
         "failed": _failed(report),
     }
