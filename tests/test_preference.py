@@ -66,11 +66,11 @@ def test_reward_is_the_margin_gained_over_the_reference():
     score = partial(reward_score, name="sft", resampling=Resampling(100))
     reference = {"margin": Values.of(np.array([1.0, -3.0, 2.0])), "margin_per_token": Values.of(np.zeros(3))}
     for per_token in (True, False):
-        assert score(reference, reference, length_normalised=per_token).accuracy == 0.5
+        assert score(reference, reference, per_token=per_token).accuracy == 0.5
     policy = {"margin": Values.of(np.array([2.0, -5.0, 3.0])), "margin_per_token": Values.of(np.array([1.0, 2.0, 3.0]))}
-    reward = score(policy, reference, length_normalised=False)
+    reward = score(policy, reference, per_token=False)
     assert reward.accuracy == pytest.approx(2 / 3) and reward.margin == 0 and reward.reference == "sft"
-    reward = score(policy, reference, length_normalised=True)
+    reward = score(policy, reference, per_token=True)
     assert (reward.accuracy, reward.margin, reward.metric) == (1.0, 2.0, "margin_per_token")
 
 

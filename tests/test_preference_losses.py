@@ -54,6 +54,11 @@ CASES: dict[str, tuple[str, dict[str, Any], Formula]] = {
         {"beta": 4.0, "length_normalised": True},
         lambda c, r, c0, r0, n, m: -log_sigma(4 * (c - c0) / n - 4 * (r - r0) / m),
     ),
+    "dpo with a floor of length": (
+        "sigmoid",
+        {"beta": 4.0, "length_normalised": True, "length_floor": 17},
+        lambda c, r, c0, r0, n, m: -log_sigma(4 * (c - c0) / n.clamp(min=17) - 4 * (r - r0) / m.clamp(min=17)),
+    ),
     "ipo": ("ipo", {"beta": 0.1}, lambda c, r, c0, r0, n, m: ((c - c0) - (r - r0) - 1 / (2 * 0.1)) ** 2),
     "length-normalised ipo": (
         "ipo",
@@ -231,6 +236,8 @@ def test_every_loss_can_be_named_and_takes_what_its_settings_say() -> None:
         ({"loss": "simpo", "beta": 2.0}, "needs a `target_margin`"),
         ({"loss": "simpo", "target_margin": 1.0}, "`beta` counts per token"),
         ({"length_normalised": True}, "`beta` counts per token"),
+        ({"length_floor": 64}, "set `length_normalised`, or leave it out"),
+        ({"loss": "orpo", "length_floor": 64}, '"sigmoid" or "ipo"; it is "orpo"'),
         ({"loss": "kto"}, "'simpo' or 'orpo'"),
     ],
 )

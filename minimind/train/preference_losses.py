@@ -29,11 +29,14 @@ class Side(NamedTuple):
     def mean_P(self) -> Tensor:
         return self.logp_P / self.tokens_P
 
-    def ratio_P(self, *, length_normalised: bool = False) -> Tensor:
-        """log π/π_ref of each answer, or its mean over the answer's tokens."""
+    def ratio_P(self, *, length_normalised: bool = False, length_floor: int | None = None) -> Tensor:
+        """log π/π_ref of each answer, or its mean over the answer's tokens, of which there are `length_floor` at least.
+
+        Without a floor a token of an answer of two weighs as much as a hundred of an answer of two hundred.
+        """
         assert self.reference_P is not None, "this loss compares with a reference"
         ratio_P = self.logp_P - self.reference_P
-        return ratio_P / self.tokens_P if length_normalised else ratio_P
+        return ratio_P / self.tokens_P.clamp(min=length_floor or 1) if length_normalised else ratio_P
 
 
 class Verdict(NamedTuple):
@@ -49,26 +52,40 @@ PreferenceLoss = Callable[[Side, Side], Verdict]
 
 
 def sigmoid(
-    chosen: Side, rejected: Side, *, beta: float, length_normalised: bool = False, label_smoothing: float = 0.0
+    chosen: Side,
+    rejected: Side,
+    *,
+    beta: float,
+    length_normalised: bool = False,
+    length_floor: int | None = None,
+    label_smoothing: float = 0.0,
 ) -> Verdict:
     """DPO: −log σ(β·log π/π_ref of the chosen answer − β·that of the rejected one) (Rafailov et al. 2023, eq. 7).
 
     ln 2 for an untouched policy. With `label_smoothing` ε the labels are believed to be wrong that often:
     −(1−ε)·log σ(z) − ε·log σ(−z) (Mitchell 2023, conservative DPO). With `length_normalised` ratios are means
-    over an answer's tokens, which takes away the reward for mere length (Meng et al. 2024, table 3).
+    over an answer's tokens, which takes away the reward for mere length (Meng et al. 2024, table 3); answers of fewer
+    than `length_floor` count as of so many.
     """
-    chosen_P, rejected_P = (beta * side.ratio_P(length_normalised=length_normalised) for side in (chosen, rejected))
+    chosen_P, rejected_P = (
+        beta * side.ratio_P(length_normalised=length_normalised, length_floor=length_floor)
+        for side in (chosen, rejected)
+    )
     margin_P = chosen_P - rejected_P
     loss_P = -(1 - label_smoothing) * F.logsigmoid(margin_P) - label_smoothing * F.logsigmoid(-margin_P)
     return Verdict(loss_P, chosen_P, rejected_P)
 
 
-def ipo(chosen: Side, rejected: Side, *, beta: float, length_normalised: bool = False) -> Verdict:
+def ipo(
+    chosen: Side, rejected: Side, *, beta: float, length_normalised: bool = False, length_floor: int | None = None
+) -> Verdict:
     """IPO: (difference of log π/π_ref − 1/(2β))² (Azar et al. 2023, eq. 17, where β is τ).
 
     The margin has a goal instead of growing without end; 1/(4β²) for an untouched policy.
     """
-    chosen_P, rejected_P = (side.ratio_P(length_normalised=length_normalised) for side in (chosen, rejected))
+    chosen_P, rejected_P = (
+        side.ratio_P(length_normalised=length_normalised, length_floor=length_floor) for side in (chosen, rejected)
+    )
     return Verdict((chosen_P - rejected_P - 1 / (2 * beta)).square(), beta * chosen_P, beta * rejected_P)
 
 

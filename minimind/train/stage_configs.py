@@ -12,7 +12,7 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, mod
 from minimind.config import Config
 from minimind.data.kinds import RowKind
 from minimind.model.config import ModelConfig
-from minimind.train.config import Fraction, LoraSettings, MixedRows, Rate, StageName, TrainConfig
+from minimind.train.config import Fraction, LoraSettings, MixedRows, Positive, Rate, StageName, TrainConfig
 
 
 class PretrainConfig(TrainConfig):
@@ -47,8 +47,8 @@ class SftConfig(TrainConfig):
 
 PreferenceLossName = Literal["sigmoid", "ipo", "simpo", "orpo"]
 LOSS_SETTINGS: dict[PreferenceLossName, tuple[str, ...]] = {
-    "sigmoid": ("length_normalised", "label_smoothing"),
-    "ipo": ("length_normalised",),
+    "sigmoid": ("length_normalised", "length_floor", "label_smoothing"),
+    "ipo": ("length_normalised", "length_floor"),
     "simpo": ("target_margin",),
     "orpo": (),
 }
@@ -68,6 +68,8 @@ class DpoConfig(TrainConfig):
     """How strongly the policy is held to the reference; of `orpo` the weight of the preference."""
     length_normalised: bool = False
     """Compare means over an answer's tokens, not sums."""
+    length_floor: Positive | None = None
+    """Of such a mean: an answer of fewer tokens counts as one of so many."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """The share of pairs believed to be labelled the wrong way round (Mitchell 2023, conservative DPO)."""
     target_margin: Rate | None = None
@@ -85,10 +87,14 @@ class DpoConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _what_the_loss_takes(self) -> Self:
-        for name in ("length_normalised", "label_smoothing", "target_margin"):
+        for name in ("length_normalised", "length_floor", "label_smoothing", "target_margin"):
             takers = [f'"{loss}"' for loss, taken in LOSS_SETTINGS.items() if name in taken]
             if getattr(self, name) and f'"{self.loss}"' not in takers:
                 raise ValueError(f'`{name}` is for `loss` = {" or ".join(takers)}; it is "{self.loss}": leave it out')
+        if self.length_floor and not self.length_normalised:
+            raise ValueError(
+                "`length_floor` is for means over an answer's tokens: set `length_normalised`, or leave it out"
+            )
         if self.loss == "simpo" and self.target_margin is None:
             raise ValueError('`loss` = "simpo" needs a `target_margin` (usual: 0.3 to 1.6; 0 for none)')
         if self.compares_per_token and "beta" not in self.model_fields_set:
@@ -112,7 +118,7 @@ class DpoConfig(TrainConfig):
         return self.loss in ("sigmoid", "ipo")
 
     @property
-    def loss_settings(self) -> dict[str, float | bool]:
+    def loss_settings(self) -> dict[str, float | bool | None]:
         """The arguments of the loss's function."""
         return {"beta": self.beta} | {name: getattr(self, name) for name in LOSS_SETTINGS[self.loss]}
 
