@@ -16,7 +16,11 @@ from tasks.tracking import Tracker
 pytestmark = pytest.mark.slow
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-OPEN = ("-o", "gate.preference_above_chance=false", "-o", "gate.max_repetition=1.0", "-o", "gate.enabled=true")
+OPEN = tuple(
+    word
+    for setting in ("preference_above_chance=false", "max_repetition=1.0", "max_same_answers=1.0", "enabled=true")
+    for word in ("-o", f"gate.{setting}")
+)
 SHUT = (*OPEN, "-o", "gate.at_most.bits_per_byte=0.1")
 
 
