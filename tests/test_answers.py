@@ -9,7 +9,7 @@ from minimind.evaluate.intervals import Resampling
 from minimind.evaluate.measuring import said_of
 from minimind.evaluate.prompts.asked import Asked
 from minimind.evaluate.prompts.items import PromptItem
-from minimind.evaluate.prompts.outcomes import Outcome
+from minimind.evaluate.prompts.outcomes import TOO_LONG, Outcome
 from minimind.evaluate.results import Answer
 from minimind.infer.engine import Engine
 from minimind.infer.generate import complete
@@ -71,14 +71,14 @@ def test_what_was_said_counts_fixed_and_checked_prompts(tokenizer: Tokenizer):
 
 def test_one_answer_to_all_questions_is_seen():
     """It repeats nothing within an answer and ends by itself; only beside the others it shows."""
-    open_ended = Asked("open_ended", "", [PromptItem(str(n), "", (), None, ()) for n in range(4)], 8)
-    texts = ("1", "1 ", "", "Hello")
+    open_ended = Asked("open_ended", "", [PromptItem(str(n), "", (), None, ()) for n in range(6)], 8)
+    texts = {"1": (), "1 ": (), "": (), "Hello": (), "\n": (TOO_LONG,), "\t": (TOO_LONG,)}
     outcomes = [
-        Outcome(item, text, 1, ended=True, repetition=0.0, failures=())
-        for item, text in zip(open_ended.items, texts, strict=True)
+        Outcome(item, text, 1, ended=True, repetition=0.0, failures=failures)
+        for item, (text, failures) in zip(open_ended.items, texts.items(), strict=True)
     ]
     measured = open_ended.values(outcomes)
-    assert next(iter(measured)) == "same" and measured["same"].values.tolist() == [1, 1, 0, 0]
+    assert next(iter(measured)) == "same" and measured["same"].values.tolist() == [1, 1, 0, 0, 0, 0]
     assert "passed" not in measured and open_ended.questions() == [] and open_ended.chance() == {}
 
 

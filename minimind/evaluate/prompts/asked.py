@@ -49,8 +49,8 @@ class Asked:
 
     def values(self, outcomes: Sequence[Outcome]) -> Measured:
         """The figures of some answers."""
-        said = Counter(one.text.strip() for one in outcomes)
-        same = [said[one.text.strip()] > 1 for one in outcomes]
+        said = Counter(one.text.strip() for one in outcomes if one.passed)  # what was too long to be asked has none
+        same = [one.passed and said[one.text.strip()] > 1 for one in outcomes]
         leading = {"same": same} if self.is_open else {"passed": [one.passed for one in outcomes]}
         return {
             **{metric: Values.of(np.array(values)) for metric, values in leading.items()},
