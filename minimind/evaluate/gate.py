@@ -18,7 +18,7 @@ from minimind.errors import ArtifactError, ConfigError, MissingError
 from minimind.evaluate.config import GateConfig
 from minimind.evaluate.evaluated import BITS, TEXT, Evaluated, evaluated, texts_anew
 from minimind.evaluate.intervals import Resampling
-from minimind.evaluate.results import Evaluation, ModelResult, flat_name, model_figures
+from minimind.evaluate.results import Evaluation, Figure, ModelResult, flat_name, model_figures
 from minimind.evaluate.table import Items, paired
 
 SHARED = 0.9
@@ -197,22 +197,22 @@ def _prefers(evaluation: Evaluation, result: ModelResult) -> Ruling:
 
 
 def _repeats(limit: float, result: ModelResult) -> Ruling:
-    rule = "max_repetition"
-    found = result.said.get("repetition")
-    if found is None:
-        return Ruling(rule=rule, passed=None, detail="no prompts were answered")
-    low = found.interval.low
-    words = f"{found.value:.1%} of the 4-grams in {found.n} answers had been said before, surely {low:.1%}"
-    return Ruling(rule=rule, passed=low <= limit, detail=f"{words}; max_repetition allows {limit:.1%}")
+    words = "of the 4-grams in {n} answers had been said before"
+    return _bounded("max_repetition", limit, result.said.get("repetition"), words, "no prompts were answered")
 
 
 def _differs(limit: float, result: ModelResult) -> Ruling:
-    rule, found = "max_same_answers", result.same_answers
+    words = "of {n} open questions got the very same answer as another one"
+    return _bounded("max_same_answers", limit, result.same_answers, words, "no open questions were asked")
+
+
+def _bounded(rule: str, limit: float, found: Figure | None, words: str, missing: str) -> Ruling:
+    """A share that may not pass its limit, as far as its interval is sure."""
     if found is None:
-        return Ruling(rule=rule, passed=None, detail="no open questions were asked")
+        return Ruling(rule=rule, passed=None, detail=missing)
     low = found.interval.low
-    words = f"{found.value:.1%} of {found.n} open questions got the very same answer as another one, surely {low:.1%}"
-    return Ruling(rule=rule, passed=low <= limit, detail=f"{words}; {rule} allows {limit:.1%}")
+    detail = f"{found.value:.1%} {words.format(n=found.n)}, surely {low:.1%}; {rule} allows {limit:.1%}"
+    return Ruling(rule=rule, passed=low <= limit, detail=detail)
 
 
 def _leaked(limit: float, result: ModelResult) -> Ruling:
