@@ -7,6 +7,7 @@ Not here: what differs in settings, data and code (`minimind.lineage.compare`).
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -30,9 +31,6 @@ FIXED = "answers"
 REWARD = "reward"
 NEITHER = ("tokens",)
 """Metrics of which neither more nor less is better."""
-
-SEVERAL = ("publish", "evaluate")
-"""Stages whose artifacts tell of several models."""
 
 Word = Literal["better", "worse", "cannot be told apart", "higher", "lower", "other items", "only one has it"]
 
@@ -107,10 +105,10 @@ def difference(before: Artifact | Path, after: Artifact | Path) -> Difference:
 
     Raises MissingError where one was not measured, ConfigError where nothing matches.
     """
-    pairs = [_pair(one, other) for one, other in _matched(before, after)]
-    both_known = isinstance(before, Artifact) and isinstance(after, Artifact)
-    made = compare(before, after) if both_known else None
-    return Difference(before=_title(before), after=_title(after), pairs=pairs, made=made)
+    old, new = _Measured.of(before), _Measured.of(after)
+    pairs = [_pair(one, other) for one, other in _matched(old, new)]
+    made = compare(before, after) if isinstance(before, Artifact) and isinstance(after, Artifact) else None
+    return Difference(before=old.title, after=new.title, pairs=pairs, made=made)
 
 
 def render_html(found: Difference) -> str:
@@ -138,55 +136,57 @@ def _ends(figure: Figure) -> tuple[float, float]:
     return figure.interval.low, figure.interval.high
 
 
-def _title(side: Artifact | Path) -> str:
-    if isinstance(side, Path):
-        return str(side)
-    return f"{side.label} {side.fingerprint}, {side.manifest.created_at[:16].replace('T', ' ')} UTC"
+@dataclass(frozen=True)
+class _Measured:
+    """One side of a comparison, whatever it was given as."""
+
+    title: str
+    where: Path
+    models: Mapping[str, ModelFigures]
+    """By name."""
+    of_several: bool
+    """Whether it tells of several models, rather than of one that it is itself."""
+    handed_out: str | None = None
+    """The model that a card published."""
+
+    @classmethod
+    def of(cls, side: Artifact | Path) -> "_Measured":
+        if isinstance(side, Path):
+            models = {name: ModelFigures(side, name) for name in read_evaluation(side).models}
+            return cls(str(side), side, models, of_several=len(models) > 1)
+        title = f"{side.label} {side.fingerprint}, {side.manifest.created_at[:16].replace('T', ' ')} UTC"
+        if side.kind == "evaluate":
+            known = {name: Evaluated.of(side, name, side) for name in read_evaluation(side.dir).models}
+            return cls(title, side.dir, known, of_several=True)
+        found = evaluated(side)
+        if side.kind != "publish":
+            return cls(title, side.dir, {found.name: found}, of_several=False)
+        known = {name: Evaluated.of(side, name, found.source) for name in found.evaluation.models}
+        return cls(title, side.dir, known, of_several=True, handed_out=found.name)
+
+    def one_beside(self, other: "_Measured") -> ModelFigures:
+        """The model that it stands for beside a single one."""
+        names = [self.handed_out] if self.handed_out else list(self.models)
+        if len(names) > 1:
+            names = [name for name in names if name in other.models]
+        if len(names) != 1:
+            raise ConfigError(
+                f"{self.where}: has {', '.join(self.models)}; give one of these models, or two evaluations"
+            )
+        return self.models[names[0]]
 
 
-def _matched(before: Artifact | Path, after: Artifact | Path) -> Iterator[tuple[ModelFigures, ModelFigures]]:
-    """The models that are compared: of two cards those of one name, else the one that each side stands for."""
-    ours, theirs = _models(before), _models(after)
-    if _tells_of_several(before, ours) and _tells_of_several(after, theirs):
-        cards = [side for side in (before, after) if isinstance(side, Artifact) and side.kind == "publish"]
-        if len(cards) == 2 and (old := _handed_out(cards[0])) != (new := _handed_out(cards[1])):
-            yield ours[old], theirs[new]
-        elif not ours.keys() & theirs.keys():
-            raise ConfigError(f"{', '.join(ours)} and {', '.join(theirs)}: no model of one name; give two models")
-        yield from ((ours[name], theirs[name]) for name in ours if name in theirs)
+def _matched(before: _Measured, after: _Measured) -> Iterator[tuple[ModelFigures, ModelFigures]]:
+    """The models that are compared: of two that tell of several those of one name, else the one each stands for."""
+    if not (before.of_several and after.of_several):
+        yield before.one_beside(after), after.one_beside(before)
         return
-    yield _one(before, ours, theirs), _one(after, theirs, ours)
-
-
-def _tells_of_several(side: Artifact | Path, models: Mapping[str, ModelFigures]) -> bool:
-    return len(models) > 1 if isinstance(side, Path) else side.kind in SEVERAL
-
-
-def _one(side: Artifact | Path, own: Mapping[str, ModelFigures], others: Mapping[str, ModelFigures]) -> ModelFigures:
-    """The model that a side stands for where the other one is a single model."""
-    if isinstance(side, Artifact) and side.kind == "publish":
-        return own[_handed_out(side)]
-    names = list(own) if len(own) == 1 else [name for name in own if name in others]
-    if len(names) != 1:
-        where = side if isinstance(side, Path) else side.dir
-        raise ConfigError(f"{where}: has {', '.join(own)}; give one of these models, or two evaluations")
-    return own[names[0]]
-
-
-def _models(side: Artifact | Path) -> Mapping[str, ModelFigures]:
-    """Name → model: of a card or an evaluation all of them."""
-    if isinstance(side, Path):
-        return {name: ModelFigures(side, name) for name in read_evaluation(side).models}
-    if side.kind == "evaluate":
-        return {name: Evaluated.of(side, name, side) for name in read_evaluation(side.dir).models}
-    found = evaluated(side)
-    if side.kind != "publish":
-        return {found.name: found}
-    return {name: Evaluated.of(side, name, found.source) for name in found.evaluation.models}
-
-
-def _handed_out(card: Artifact) -> str:
-    return evaluated(card).name
+    ours, theirs = before.models, after.models
+    if before.handed_out and after.handed_out and before.handed_out != after.handed_out:
+        yield ours[before.handed_out], theirs[after.handed_out]
+    elif not ours.keys() & theirs.keys():
+        raise ConfigError(f"{', '.join(ours)} and {', '.join(theirs)}: no model of one name; give two models")
+    yield from ((ours[name], theirs[name]) for name in ours if name in theirs)
 
 
 def _pair(before: ModelFigures, after: ModelFigures) -> Pair:
