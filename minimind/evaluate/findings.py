@@ -1,6 +1,6 @@
 """What an evaluation gives reason to warn of, in plain words, with what to do. The thresholds are named here.
 
-Not here: what curves and sources give reason to warn of (`card_trainings`, `card_data`), and what holds a model up
+Not here: what curves and sources give reason to warn of (`card.trainings`, `card.data`), and what holds a model up
 (`gate`).
 """
 
@@ -11,14 +11,15 @@ from minimind.evaluate.results import METRICS, Evaluation, Figure, TaskResult
 
 CHANCE = 0.5
 DRIFT = 0.02
-"""Bits per byte a stage after sft may lose against it: more is forgetting, if it leaves the interval of sft as well."""
+"""Share of its bits per byte a stage after sft may lose: more is drift, if it leaves the interval of sft as well."""
 FORGETTING = 0.1
-"""Bits per byte of plain text that sft may lose against pretrain before it is worth a word."""
+"""Share of pretrain's bits per byte of plain text that sft may lose before it is worth a word."""
 REPEATS = 0.85
 """xz, given the training text, against the n-gram: 0.93 on a clean split, 0.74 with a quarter of it copied."""
 REPETITION = 0.3
-SAME_ANSWERS = 0.3
 """Share of repeated 4-grams above which answers read as loops; people's prose stays below 0.05."""
+SAME_ANSWERS = 0.3
+"""Share of open questions with the very same answer as another one above which a model says one thing to all."""
 FEW_STOPS = 0.5
 FEW_PAIRS = 100
 """Fewer pairs than this leave an interval of ± 10 points and more."""
@@ -45,15 +46,20 @@ def _of_text(evaluation: Evaluation) -> Iterator[str]:
     if {"pretrain", "sft"} <= set(bits) and (drift := _drift(bits, "sft", "pretrain")) > FORGETTING:
         yield (
             f"Forgetting: sft needs {drift:.0%} more bits per byte of plain text than pretrain; it learnt to answer "
-            "and forgot some of the text. That is usual; where plain text matters too, lower `sft.lr`."
+            "and forgot some of the text. Let it read text beside the chats, `sft.mix = { pretrain = 0.2 }`, or lower "
+            "`sft.lr`."
         )
-    for name in (name for name in ("dpo", "lora") if {name, "sft"} <= set(bits)):
+    for name in (name for name in _BESIDE if {name, "sft"} <= set(bits)):
         drift = _drift(bits, name, "sft")
         if drift > DRIFT and bits[name].value > bits["sft"].interval.high:
             yield (
                 f"Drift: {name} lost {drift:.1%} in bits per byte against sft, from which it was trained; it forgets "
-                f"the language. Lower `{name}.lr`."
+                f"the language. Let it read text {_BESIDE[name]}, or lower `{name}.lr`."
             )
+
+
+_BESIDE = {"dpo": "`beside` its pairs", "lora": "in its `mix`"}
+"""What keeps the language, by stage."""
 
 
 def _against_counting(evaluation: Evaluation, bits: Mapping[str, Figure]) -> Iterator[str]:
@@ -142,7 +148,7 @@ def _of_answers(evaluation: Evaluation) -> Iterator[str]:
             "until then sample with a `temperature` or a `repetition_penalty`."
         )
     same = {name: found.value for name, result in evaluation.models.items() if (found := result.same_answers)}
-    if alike := [f"{name} ({share:.0%})" for name, share in same.items() if share > SAME_ANSWERS]:
+    if alike := [f"{name} ({one:.0%})" for name, one in same.items() if one > SAME_ANSWERS and name != "pretrain"]:
         yield (
             "The same words for all: many open questions got the very same answer as another one from "
             f"{_listed(alike)}. A model that was trained too little does that, or one that preference training drove "
