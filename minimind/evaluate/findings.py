@@ -147,14 +147,15 @@ def _of_answers(evaluation: Evaluation) -> Iterator[str]:
             f"Loops in the answers: many 4-grams of tokens had been said before by {_listed(loops)}. Train longer; "
             "until then sample with a `temperature` or a `repetition_penalty`."
         )
-    same = {name: found.value for name, result in evaluation.models.items() if (found := result.same_answers)}
-    if alike := [f"{name} ({one:.0%})" for name, one in same.items() if one > SAME_ANSWERS and name != "pretrain"]:
+    chats = {name: result for name, result in evaluation.models.items() if name != "pretrain"}
+    same = {name: found.value for name, result in chats.items() if (found := result.same_answers)}
+    if alike := [f"{name} ({share:.0%})" for name, share in same.items() if share > SAME_ANSWERS]:
         yield (
             "The same words for all: many open questions got the very same answer as another one from "
             f"{_listed(alike)}. A model that was trained too little does that, or one that preference training drove "
             "to what is always safe to say: lower `dpo.lr`, or read more chats `beside` the pairs."
         )
-    ended = {name: figures["ended"].value for name, figures in said.items() if name != "pretrain"}
+    ended = {name: said[name]["ended"].value for name in chats if name in said}
     endless = [f"{name} ({share:.0%})" for name, share in ended.items() if share < FEW_STOPS]
     if endless:
         yield (
