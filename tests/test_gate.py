@@ -152,18 +152,23 @@ ALL_RULES = GateConfig(max_leaked=0.1, at_least={"arithmetic_passed": 0.35}, at_
 @pytest.mark.parametrize(
     ("changes", "gate", "rule", "words"),
     [
-        ({"tasks": unsure()}, {"max_leaked": None}, "preference_above_chance", "53.0% of 100 pairs, surely in 47.0%"),
+        (
+            {"tasks": unsure()},
+            {"max_leaked": None},
+            "preference_above_chance",
+            "53.0% (95 %: at least 47.0%) of 100 pairs",
+        ),
         (
             {"said": said(0.9, 0.84, 0.95)},
             {},
             "max_repetition",
-            "90.0% of the 4-grams in 100 answers had been said before, surely 84.0%; max_repetition allows 50.0%",
+            "90.0% (95 %: at least 84.0%) of the 4-grams in 100 answers had been said before; max_repetition",
         ),
         (
             {"tasks": {**result().tasks, "open_ended": TaskResult(figures={"same": figure(0.8, 0.7, 0.9)})}},
             {},
             "max_same_answers",
-            "80.0% of 100 open questions got the very same answer as another one, surely 70.0%; max_same_answers",
+            "80.0% (95 %: at least 70.0%) of 100 open questions got the very same answer as another one",
         ),
         (
             {"tasks": unsure()},
@@ -207,7 +212,7 @@ def test_loops_that_may_be_chance_refuse_nobody():
     """Ten answers are too few to tell 50 % from 60 %."""
     gate = GateConfig(preference_above_chance=False, max_same_answers=None)
     (ruling,) = absolute_rules(gate, measured(said=said(0.6, 0.4, 0.8)), "dpo")
-    assert ruling.passed and ruling.detail.startswith("60.0% of the 4-grams in 100 answers")
+    assert ruling.passed and ruling.detail.startswith("60.0% (95 %: at least 40.0%) of the 4-grams in 100 answers")
 
 
 def test_a_gain_over_the_reference_is_enough_where_the_accuracy_is_not_above_chance():

@@ -18,7 +18,7 @@ from minimind.errors import ArtifactError, ConfigError, MissingError
 from minimind.evaluate.config import GateConfig
 from minimind.evaluate.evaluated import BITS, TEXT, Evaluated, evaluated, texts_anew
 from minimind.evaluate.intervals import Resampling
-from minimind.evaluate.results import Evaluation, Figure, ModelResult, flat_name, model_figures
+from minimind.evaluate.results import Evaluation, Figure, Interval, ModelResult, flat_name, model_figures
 from minimind.evaluate.table import Items, paired
 
 SHARED = 0.9
@@ -120,8 +120,8 @@ def drift(gate: GateConfig, model: Items, start: Items, *, name: str) -> Ruling:
     return Ruling(
         rule="max_drift",
         passed=low <= limit,
-        detail=f"{share:+.1%} bits per byte against {name}, from which it was trained (95 %: {low:+.1%} to {high:+.1%} "
-        f"over {lost.n} texts); max_drift allows {limit:+.1%}",
+        detail=f"{share:+z.1%} bits per byte against {name}, from which it was trained (95 %: {low:+z.1%} to "
+        f"{high:+z.1%} over {lost.n} texts); max_drift allows {limit:+.1%}",
     )
 
 
@@ -189,9 +189,9 @@ def _prefers(evaluation: Evaluation, result: ModelResult) -> Ruling:
     if found is None:
         return Ruling(rule=rule, passed=None, detail="no held-out preference pairs were measured")
     chance = evaluation.tasks["preference"].chance.get("accuracy_per_token", 0.5)
-    words = f"it prefers the better answer in {found.value:.1%} of {found.n} pairs, surely in {found.interval.low:.1%}"
+    words = f"it prefers the better answer in {_sure(found.value, found.interval)} of {found.n} pairs"
     if gained:
-        words += f" and moved towards it in {gained.accuracy:.1%}, surely in {gained.interval.low:.1%}"
+        words += f" and moved towards it in {_sure(gained.accuracy, gained.interval)}"
     passed = found.interval.low > chance or (gained is not None and gained.interval.low > chance)
     return Ruling(rule=rule, passed=passed, detail=f"{words}; chance is {chance:.0%}")
 
@@ -210,9 +210,12 @@ def _bounded(rule: str, limit: float, found: Figure | None, words: str, missing:
     """A share that may not pass its limit, as far as its interval is sure."""
     if found is None:
         return Ruling(rule=rule, passed=None, detail=missing)
-    low = found.interval.low
-    detail = f"{found.value:.1%} {words.format(n=found.n)}, surely {low:.1%}; {rule} allows {limit:.1%}"
-    return Ruling(rule=rule, passed=low <= limit, detail=detail)
+    detail = f"{_sure(found.value, found.interval)} {words.format(n=found.n)}; {rule} allows {limit:.1%}"
+    return Ruling(rule=rule, passed=found.interval.low <= limit, detail=detail)
+
+
+def _sure(share: float, interval: Interval) -> str:
+    return f"{share:.1%} (95 %: at least {interval.low:.1%})"
 
 
 def _leaked(limit: float, result: ModelResult) -> Ruling:
