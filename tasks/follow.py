@@ -17,6 +17,7 @@ from minimind.events import EVENTS_FILE, Event, read_events
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
+FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 
 Sink = Callable[[list[Event]], None]
@@ -58,7 +59,7 @@ class _Position:
     def __init__(self, name: str, sink: Sink, skip_to_step: int) -> None:
         self._name, self._sink = name, sink
         self._skip_to_step = self._last_step = skip_to_step
-        self._offset, self._pause, self._not_before = 0, 1.0, 0.0
+        self._offset, self._pause, self._not_before = 0, FIRST_PAUSE_SECONDS, 0.0
 
     def deliver(self, path: Path) -> None:
         if time.monotonic() < self._not_before:
@@ -75,5 +76,5 @@ class _Position:
             self._not_before = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
             return
-        self._offset, self._pause = offset, 1.0
+        self._offset, self._pause = offset, FIRST_PAUSE_SECONDS
         self._last_step = max([self._last_step, *(e.step for e in fresh if e.kind == "step")])

@@ -27,6 +27,7 @@ def test_events_arrive_in_order_while_they_are_written_and_all_by_the_end(tmp_pa
 def test_a_sink_that_fails_gets_everything_later_and_the_others_do_not_wait(tmp_path: Path, monkeypatch):
     """MLflow that is down for a while must cost no metric, and must not stop the progress bar."""
     monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(follow, "FIRST_PAUSE_SECONDS", 0.01)
     broken, healthy, fails = [], [], [3]
 
     def flaky(events: list[Event]) -> None:
@@ -36,12 +37,13 @@ def test_a_sink_that_fails_gets_everything_later_and_the_others_do_not_wait(tmp_
         broken.extend(event.step for event in events)
 
     follower = Follower(tmp_path, {"flaky": flaky, "healthy": lambda e: healthy.extend(x.step for x in e)})
-    for position in follower._sinks:
-        position._pause = 0.01
     with EventWriter(tmp_path / EVENTS_FILE) as writer, follower:
         for step in range(20):
             writer.step(step, 20, {})
-        time.sleep(0.5)
+        until = time.monotonic() + 30
+        while fails[0] and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.2)  # longer than the last pause
     assert healthy == list(range(20))
     assert broken == list(range(20))
 
