@@ -24,7 +24,7 @@ def test_figures_are_the_report_cards_and_say_on_what_they_were_measured(
     assert f"| {bits.figures['bits_per_byte'].value:.3f} |" in row and f"| {bits.n} |" in row
     ngram = report.evaluation.tasks["text"].ngram["bits_per_byte"].value
     assert f"a byte 6-gram: {ngram:.3f}" in row
-    row = next(line for line in card.splitlines() if line.startswith("| preference | accuracy |"))
+    row = next(line for line in card.splitlines() if line.startswith("| preference | accuracy per token |"))
     assert f"| {pairs.n} |" in row and "chance: 50.0 %" in row
     assert "Of the training itself" not in card
     assert published.fingerprint in card

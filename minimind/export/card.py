@@ -12,7 +12,7 @@ from typing import Any
 
 from minimind.data.pages import template
 from minimind.evaluate.card.wording import interval_of, shown_figure
-from minimind.evaluate.results import METRICS
+from minimind.evaluate.results import METRICS, Figure
 from minimind.export.adapter import read_adapter_settings
 from minimind.export.architecture import architecture_of
 from minimind.export.settings import Check, ExportConfig
@@ -103,21 +103,28 @@ def _measured(source: Source) -> Iterator[Measured]:
         return
     evaluation = source.report.evaluation
     for name, found in source.result.tasks.items():
-        metric, figure, task = found.leading, found.figures[found.leading], evaluation.tasks[name]
+        metric, task = found.leading, evaluation.tasks[name]
+        figure = found.figures[metric]
         compared = []
         if evaluation.baselines and (ngram := task.ngram.get(metric)):
             compared.append(f"a byte {evaluation.baselines.ngram_order}-gram: {shown_figure(metric, ngram.value)}")
         if METRICS[metric].is_share and (chance := task.chance.get(metric)):
             compared.append(f"chance: {shown_figure(metric, chance)}")
-        yield Measured(
-            task=name,
-            title=METRICS[metric].title,
-            value=shown_figure(metric, figure.value),
-            interval=interval_of(metric, figure.interval),
-            n=figure.n,
-            compared=", ".join(compared),
-            leaked=found.leaked or 0,
-        )
+        yield _shown(name, metric, figure, compared=", ".join(compared), leaked=found.leaked or 0)
+    for metric, figure in source.result.said.items():
+        yield _shown("all answers", metric, figure)
+
+
+def _shown(task: str, metric: str, figure: Figure, *, compared: str = "", leaked: int = 0) -> Measured:
+    return Measured(
+        task=task,
+        title=METRICS[metric].title,
+        value=shown_figure(metric, figure.value),
+        interval=interval_of(metric, figure.interval),
+        n=figure.n,
+        compared=compared,
+        leaked=leaked,
+    )
 
 
 def _pipeline_command(source: Source) -> list[str]:
