@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: help install quickstart test slow lint bench up clean
+.PHONY: help install quickstart test slow chaos lint bench up clean
 
 help:
 	@echo "make quickstart   install, then raw text to a chat model on the embedded default"
 	@echo "make test         install, then the fast tests"
 	@echo "make slow         the tests that take minutes, real servers and kills among them"
+	@echo "make chaos        faults, one after the other, and what becomes of them: an hour or two"
 	@echo "make lint         style and import contracts"
 	@echo "make bench        speed of data plane and token sets against their peers, which are installed for it"
 	@echo "make up           Prefect, MLflow and the deployments, until Ctrl-C"
@@ -32,6 +33,9 @@ test: install
 slow: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,deepspeed,postgres,browser]"
 	$(BIN)/python -m pytest -m slow
+
+chaos: install
+	$(BIN)/python -m pytest -m chaos
 
 lint: install
 	$(BIN)/ruff check .

@@ -5,12 +5,14 @@
     <home>/artifacts/<stage>/.<fingerprint>.lock       held by the one process that builds it
 
 A scratch directory becomes an artifact by one rename, after its files, manifest and directories
-are flushed: present means whole. `verify` proves it again from the manifest's sha256 sums.
+are flushed: present means whole. One that is replaced changes places with its successor in one
+step, where the system can. A scratch directory with a manifest lacks nothing but the rename: the
+next builder does it. `verify` proves an artifact again from the manifest's sha256 sums.
 """
 
 import fcntl
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,9 @@ from pydantic import ValidationError
 from minimind import runtime
 from minimind.config import Config
 from minimind.errors import ArtifactError, MissingError
+from minimind.failpoints import reach
 from minimind.fingerprint import Parts
+from minimind.proven import Proven
 
 MANIFEST_FILE = "manifest.json"
 SUMMARY_FILE = "summary.json"
@@ -45,7 +49,7 @@ class FileEntry(Config):
     sha256: str
 
 
-class Manifest(Config):
+class Manifest(Proven):
     """Where an artifact comes from and which bytes it is."""
 
     kind: str
@@ -96,6 +100,8 @@ def open_artifact(directory: Path) -> Artifact:
     except ValidationError as error:
         first = error.errors()[0]
         raise ArtifactError(f"{path}: damaged manifest ({first['msg']}); delete {directory} and run again") from None
+    if manifest.was_changed():
+        raise ArtifactError(f"{path}: was changed since it was sealed; delete {directory} and run again")
     return Artifact(directory, manifest)
 
 
@@ -152,7 +158,7 @@ class Store:
         scratch = self.scratch(stage, fingerprint)
         scratch.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.root / stage / f".{fingerprint}.lock"):
-            self._recover(self.path(stage, fingerprint))
+            self._recover(self.path(stage, fingerprint), scratch)
             scratch.mkdir(exist_ok=True)
             yield scratch
 
@@ -178,45 +184,80 @@ class Store:
             fcntl.flock(file, how)
             yield
 
-    def seal(self, scratch: Path, summary: Summary, manifest: Manifest) -> Artifact:
-        """Turn a scratch directory into the artifact; `manifest.files` is filled in here."""
+    def seal(self, scratch: Path, summary: Summary, manifest: Manifest, *, leaving: Collection[str] = ()) -> Artifact:
+        """Turn a scratch directory into the artifact; `manifest.files` is filled in here.
+
+        The directories `leaving` names are no part of it. They go when nothing can need them any more.
+        """
         runtime.write_json(scratch / SUMMARY_FILE, summary.model_dump(mode="json"))
-        manifest = manifest.replace(files=_entries(scratch))
+        manifest = manifest.replace(files=_entries(scratch, leaving)).with_digest()
         for directory in {scratch, *(p for p in scratch.rglob("*") if p.is_dir())}:
             runtime.fsync_path(directory)
+        reach("seal.manifest")
         runtime.write_json(scratch / MANIFEST_FILE, manifest.model_dump(mode="json"))
+        for name in leaving:
+            shutil.rmtree(scratch / name, ignore_errors=True)
         target = self.path(manifest.parts.stage, manifest.fingerprint)
         self.place(scratch, target)
         return Artifact(target, manifest)
 
     def place(self, whole: Path, target: Path) -> None:
-        """Put a whole directory where an artifact belongs; one that is there is set aside first, then removed."""
+        """Put a whole directory where an artifact belongs; one that is there is removed after it."""
         aside = _aside(target)
-        if target.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        reach("seal.rename")
+        if not target.exists():
+            whole.rename(target)
+        elif runtime.exchange(whole, target):
+            whole.rename(aside)
+        else:
             target.rename(aside)
-        whole.rename(target)
+            whole.rename(target)
+        reach("seal.renamed")
         runtime.fsync_path(target.parent)
         shutil.rmtree(aside, ignore_errors=True)
 
-    def _recover(self, target: Path) -> None:
-        """Undo a replacement that was killed between its two renames."""
+    def _recover(self, target: Path, scratch: Path) -> None:
+        """Undo a replacement that was killed between two renames, and end a sealing that was killed before its one."""
         aside = _aside(target)
         if aside.exists() and not target.exists():
             aside.rename(target)
         shutil.rmtree(aside, ignore_errors=True)
+        if not (scratch / MANIFEST_FILE).exists():
+            return
+        if not target.exists():
+            with suppress(ArtifactError):
+                sealed = open_artifact(scratch)
+                verify(sealed)
+                keep_only_payload(sealed)
+                self.place(scratch, target)
+                return
+        shutil.rmtree(scratch)  # damaged, or what another one has replaced
 
 
 def _aside(target: Path) -> Path:
     return target.with_name(f".{target.name}.replaced")
 
 
-def _entries(scratch: Path) -> list[FileEntry]:
+def keep_only_payload(artifact: Artifact) -> None:
+    """Remove what lies in an artifact's directory and is not in its manifest."""
+    wanted = {MANIFEST_FILE, *(entry.path for entry in artifact.manifest.files)}
+    for path in sorted(artifact.dir.rglob("*"), reverse=True):  # what is in a directory before it
+        if path.is_dir() and not path.is_symlink():
+            with suppress(OSError):  # it is not empty
+                path.rmdir()
+        elif path.relative_to(artifact.dir).as_posix() not in wanted:
+            path.unlink()
+
+
+def _entries(scratch: Path, leaving: Collection[str]) -> list[FileEntry]:
     """The payload below `scratch`, flushed to the disk, in the order of its paths."""
     entries = []
-    for path in sorted(p for p in scratch.rglob("*") if p.is_file() and p.name != MANIFEST_FILE):
-        runtime.fsync_path(path)
+    for path in sorted(p for p in scratch.rglob("*") if p.is_file()):
         relative = path.relative_to(scratch).as_posix()
+        if relative == MANIFEST_FILE or relative.partition("/")[0] in leaving:
+            continue
+        runtime.fsync_path(path)
         entries.append(FileEntry(path=relative, size=path.stat().st_size, sha256=runtime.file_sha256(path)))
     return entries
 

@@ -63,6 +63,15 @@ def create_once(path: Path, create: Callable[[Path], None]) -> None:
         fsync_path(path.parent)
 
 
+def exchange(one: Path, other: Path) -> bool:
+    """Have two paths of one file system change places in one step; False where the system cannot (Linux can)."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
+        return False
+    in_this_directory, and_back = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename(in_this_directory, os.fsencode(one), in_this_directory, os.fsencode(other), and_back) == 0
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content` so that a crash leaves the old file or the new one, never half."""
     data = content.encode("utf-8") if isinstance(content, str) else content

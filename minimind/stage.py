@@ -18,6 +18,7 @@ from minimind import runtime
 from minimind.artifact import Artifact, Inputs, Manifest, Store, Summary
 from minimind.config import Config
 from minimind.errors import ArtifactError, ConfigError
+from minimind.failpoints import reach
 from minimind.fingerprint import Parts, code_digests
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ class Stage(Generic[C]):
     format_version: int = 1
     resumable: bool = False
     """Keeps its scratch directory after a failure and goes on from it."""
+    leaves: tuple[str, ...] = ()
+    """Directories of the scratch that only serve to go on, and are no part of the artifact."""
     launches: tuple[str, ...] = ()
     """Modules the function starts as processes: their code counts, though no import shows it."""
     sources: Callable[[C], dict[str, str]] = _no_sources
@@ -84,8 +87,10 @@ def build(
         if not stage.resumable or refresh:
             _empty(scratch)
         on_start(scratch)
+        reach("stage.start")
         started = time.monotonic()
         summary = stage.function(config, inputs, scratch)
+        reach("stage.end")
         manifest = Manifest(
             kind=stage.name,
             fingerprint=fingerprint,
@@ -97,7 +102,7 @@ def build(
             **_surroundings(),
             context=dict(context or {}),
         )
-        return store.seal(scratch, summary, manifest), False
+        return store.seal(scratch, summary, manifest, leaving=stage.leaves), False
 
 
 @cache

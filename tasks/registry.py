@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from minimind.artifact import MANIFEST_FILE, SUMMARY_FILE, Artifact, Store, open_artifact, verify
+from minimind.artifact import MANIFEST_FILE, SUMMARY_FILE, Artifact, Store, keep_only_payload, open_artifact, verify
 from minimind.config import Config
 from minimind.errors import ArtifactError, MissingError
 from tasks.runs import Runs, clean_tags
@@ -226,14 +226,7 @@ class Registry(Runs):
         with store.building(stage, fingerprint) as scratch:
             mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(scratch))
             fetched = open_artifact(scratch)
-            _keep_only(scratch, {MANIFEST_FILE, *(entry.path for entry in fetched.manifest.files)})
+            keep_only_payload(fetched)  # MLflow's own files lie beside it
             verify(fetched)
             store.place(scratch, store.path(stage, fingerprint))
         return open_artifact(store.path(stage, fingerprint))
-
-
-def _keep_only(directory: Path, wanted: set[str]) -> None:
-    """Remove what else the registry has beside an artifact: MLflow's own files."""
-    for path in [path for path in directory.rglob("*") if path.is_file()]:
-        if path.relative_to(directory).as_posix() not in wanted:
-            path.unlink()

@@ -1,15 +1,14 @@
 """SIGKILL as a matrix, stage × moment × ranks: what goes on is what was never killed, to the bit.
 
 Compared are the weights, the optimizers' state and every figure of the log. The first rank kills itself at the very
-place, with a real signal; the others are killed as torchrun would. Slow but for a corner of it. Not here: kills from
-outside, of the whole tree (`test_resume.py`, and `minimind verify resume`).
+place (`minimind.failpoints`), with a real signal; the others are killed as torchrun would. Slow but for a corner of it.
+Not here: kills from outside, of the whole tree (`test_resume.py`, and `minimind verify resume`).
 """
 
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from rank_processes import run_ranks, train_rank
 from resume_parts import COMMON, Tokens, figures_of, run_of, state_of
 from training_parts import TINY
 
+from minimind import failpoints
 from minimind.artifact import Artifact, Store
 from minimind.events import EVENTS_FILE, read_events
 from minimind.stage import build
@@ -46,103 +46,28 @@ DIVIDED: dict[str, dict[str, Any]] = {
 }
 """Pretraining with what two ranks divide."""
 CONFIGS |= {name: CONFIGS["pretrain"].replace(**changes) for name, changes in DIVIDED.items()}
-MOMENTS = {"start": None, "step": 5, "save": 5, "rename": 5, "update": 5, "end": 10}
+MOMENTS = {"start": None, "step": 5, "update": 5, "save": 5, "rename": 5, "end": 10}
 """Where the kill comes → the step after which the next start goes on."""
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def faults(moment: str, config: TrainConfig) -> str:
+    """The kill of the first rank as a failpoint."""
+    optimizers = 2 if config.optimizer == "muon" else 1
+    places = {
+        "start": "train.start=kill/0",  # before the model is there
+        "step": "train.step=kill@9/0",  # gradients are summed, weights not yet changed
+        "update": f"train.update=kill@{8 * optimizers + 1}/0",  # ninth update, half done if there are two
+        "save": "checkpoint.write=kill@5/0",  # of three files of step 10 two are there
+        "rename": "checkpoint.rename=kill@2/0",  # the checkpoint of step 10 is whole, under its other name
+        "end": "train.end=kill/0",  # all steps are done, the model is written, its summary is not
+    }
+    return places[moment]
 
 
-def train_and_die(ranks: Ranks, run: TrainRun, moment: str) -> None:
-    """The rank's own function, and the end of the first rank at `moment`."""
-    if ranks.is_first:
-        DEATHS[moment]()
+def train_and_die(ranks: Ranks, run: TrainRun, planned: str) -> None:
+    """The rank's own function, with faults."""
+    failpoints.plan(planned)
     train_rank(ranks, run)
-
-
-def at_start() -> None:
-    """Before the model is there."""
-    from minimind.train import job
-
-    job.make_model = lambda *_: die()
-
-
-def in_step() -> None:
-    """In the ninth step: gradients are summed, weights not yet changed."""
-    from minimind.train import loop
-
-    loop._sum_figures = _dies_at_call(9, loop._sum_figures)
-
-
-def in_update() -> None:
-    """In the ninth step, with half of the update done."""
-    from torch.optim import AdamW
-
-    AdamW.step = _dies_at_call(9, AdamW.step)
-
-
-def in_save() -> None:
-    """While the optimizers' state of step 10 is written: half of the file is there."""
-    from minimind import runtime
-
-    whole = runtime.fsync_path
-
-    def fsync_path(path: Path) -> None:
-        if path.name.startswith("optimizer") and "step-00000010" in path.parent.name:
-            os.truncate(path, path.stat().st_size // 2)
-            die()
-        whole(path)
-
-    runtime.fsync_path = fsync_path
-
-
-def before_rename() -> None:
-    """The checkpoint of step 10 is whole, under its other name."""
-    whole = os.rename
-
-    def rename(source: Any, target: Any, **others: Any) -> None:
-        if Path(target).name == "step-00000010":
-            die()
-        whole(source, target, **others)
-
-    os.rename = rename
-
-
-def at_end() -> None:
-    """All steps are done, the model is written, its summary is not."""
-    from minimind.train import job
-
-    whole = job.save_result
-
-    def save_result(*arguments: Any) -> None:
-        whole(*arguments)
-        die()
-
-    job.save_result = save_result
-
-
-DEATHS: dict[str, Callable[[], None]] = {
-    "start": at_start,
-    "step": in_step,
-    "update": in_update,
-    "save": in_save,
-    "rename": before_rename,
-    "end": at_end,
-}
-
-
-def _dies_at_call(number: int, whole: Callable[..., Any]) -> Callable[..., Any]:
-    calls = 0
-
-    def wrapped(*arguments: Any, **named: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == number:
-            die()
-        return whole(*arguments, **named)
-
-    return wrapped
 
 
 @dataclass
@@ -187,7 +112,6 @@ def is_fast(stage: str, moment: str, ranks: int) -> bool:
         for stage in CONFIGS
         for moment in MOMENTS
         for ranks in ((2,) if stage in DIVIDED else (1, 2))
-        if (stage, moment) != ("deepspeed", "update")  # it updates a group of parameters at a time
     ],
 )
 def test_what_was_killed_goes_on_to_the_bit(stage: str, moment: str, ranks: int, trainings: Trainings) -> None:
@@ -195,7 +119,7 @@ def test_what_was_killed_goes_on_to_the_bit(stage: str, moment: str, ranks: int,
     if stage == "deepspeed":
         pytest.importorskip("deepspeed")
     run = trainings.run(stage, ranks, moment)
-    codes = run_ranks(ranks, train_and_die, run, moment)
+    codes = run_ranks(ranks, train_and_die, run, faults(moment, run.config))
     assert codes[0] == -signal.SIGKILL
     assert run_ranks(ranks, train_rank, run) == [0] * ranks
     messages = [event.message for event in read_events(run.out_dir / EVENTS_FILE)[0]]
@@ -205,14 +129,13 @@ def test_what_was_killed_goes_on_to_the_bit(stage: str, moment: str, ranks: int,
 
 
 BUILD = """
-import os, signal, sys
+import sys
 from pathlib import Path
 from minimind.artifact import Store, open_artifact
 from minimind.stage import build
 from minimind.train.stage_configs import PretrainConfig
 from minimind.train.stages import PRETRAIN
 
-Store.seal = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 home, config, tokens, tokenizer = sys.argv[1:]
 inputs = {"tokens": open_artifact(Path(tokens)), "tokenizer": open_artifact(Path(tokenizer))}
 build(PRETRAIN, PretrainConfig.model_validate_json(config), inputs, store=Store(Path(home)))
@@ -227,7 +150,8 @@ def test_a_stage_killed_before_its_seal_is_built_again_to_the_bit(
     config = CONFIGS["pretrain"]
     tokens = token_artifacts["pretrain"]
     command = [sys.executable, "-c", BUILD, str(tmp_path / "killed"), config.model_dump_json()]
-    killed = subprocess.run([*command, str(tokens.dir), str(tokenizer_artifact.dir)], check=False)
+    environment = {**os.environ, failpoints.VARIABLE: "stage.end=kill"}
+    killed = subprocess.run([*command, str(tokens.dir), str(tokenizer_artifact.dir)], env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
     inputs = {"tokens": tokens, "tokenizer": tokenizer_artifact}
     artifacts = [build(PRETRAIN, config, inputs, store=Store(tmp_path / home))[0] for home in ("killed", "whole")]

@@ -30,9 +30,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from minimind import fingerprint, runtime
-from minimind.config import Config
+from minimind import runtime
 from minimind.errors import ArtifactError
+from minimind.failpoints import reach
+from minimind.proven import Proven
 from minimind.train.loop import Progress
 from minimind.train.optimizer import LossScale
 from minimind.train.parallel import Ranks
@@ -44,7 +45,7 @@ DIGEST_BYTES = 1024
 """Room for what a rank says of its three files at most; gathered tensors are of one size."""
 
 
-class Header(Config):
+class Header(Proven):
     """`checkpoint.json`."""
 
     format_version: int = 1
@@ -55,11 +56,6 @@ class Header(Config):
     progress: dict[str, Any]
     files: dict[str, str]
     """File name → sha256."""
-    own_digest: str = ""
-    """Of the fields above."""
-
-    def digest(self) -> str:
-        return fingerprint.digest(self.model_dump(mode="json", exclude={"own_digest"}))
 
 
 @dataclass(frozen=True)
@@ -230,6 +226,7 @@ def _write(scratch: Path, contents: dict[str, dict[str, Tensor]]) -> dict[str, s
     """File name → sha256, once all are on the disk."""
     for name, tensors in contents.items():
         save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, scratch / name)
+        reach("checkpoint.write")
         runtime.fsync_path(scratch / name)
     return {name: runtime.file_sha256(scratch / name) for name in contents}
 
@@ -246,10 +243,12 @@ def _gather_digests(digests: dict[str, str], ranks: Ranks, *, well: bool) -> tup
 
 def _seal(scratch: Path, target: Path, header: Header) -> None:
     """Make the checkpoint in `scratch` the one of its step, and remove those that are too old."""
-    runtime.write_json(scratch / HEADER_FILE, header.replace(own_digest=header.digest()).model_dump(mode="json"))
+    runtime.write_json(scratch / HEADER_FILE, header.with_digest().model_dump(mode="json"))
     runtime.fsync_path(scratch)
     shutil.rmtree(target, ignore_errors=True)
+    reach("checkpoint.rename")
     scratch.rename(target)
+    reach("checkpoint.renamed")
     runtime.fsync_path(target.parent)
     for old in _all(target.parent)[KEEP:]:
         shutil.rmtree(old, ignore_errors=True)  # the next save tries again
@@ -260,7 +259,7 @@ def _prove(path: Path, run: str) -> Header:
         header = Header.model_validate_json((path / HEADER_FILE).read_bytes())
     except (OSError, ValidationError):
         raise ArtifactError(f"its {HEADER_FILE} is missing or damaged") from None
-    if header.digest() != header.own_digest:
+    if header.was_changed():
         raise ArtifactError(f"its {HEADER_FILE} was changed")
     if header.run != run:
         raise ArtifactError("it is of another training")

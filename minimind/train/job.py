@@ -15,6 +15,7 @@ import torch
 
 from minimind import fingerprint, runtime
 from minimind.events import EVENTS_FILE, EventWriter
+from minimind.failpoints import reach
 from minimind.model.config import count_parameters
 from minimind.model.transformer import Transformer
 from minimind.tokens.mixture import MixtureBatches
@@ -66,6 +67,7 @@ class Parts:
 
 def run_rank(run: TrainRun, ranks: Ranks) -> None:
     """Train as `run` says; on the first rank, leave the model directory and `training.json` behind."""
+    reach("train.start")
     parts = _make_parts(run, ranks)
     found, passed_over = _find_checkpoint(run.out_dir, parts.identity, ranks)
     progress = _load(parts, found)
@@ -155,6 +157,7 @@ def _finish(parts: Parts, training: Training, progress: Progress, figures: Figur
     digests = {"weights_digest": digest_weights(whole), "optimizer_digest": optimizer_digest}
     summary = summary.replace(figures={**summary.figures, **parts.objectives.figures, **digests})
     save_result(run, whole)
+    reach("train.end")
     runtime.write_json(run.out_dir / TRAINING_FILE, summary.model_dump(mode="json"))
 
 

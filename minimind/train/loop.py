@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 
 from minimind.errors import StageError
 from minimind.events import EventWriter
+from minimind.failpoints import reach
 from minimind.model.transformer import Transformer
 from minimind.tokens.batches import Batch
 from minimind.train.config import TrainConfig
@@ -152,6 +153,7 @@ def _step(
     following = _batch(training, progress.step + 1)  # while a GPU is still at work on this one
     votes = cast()
     summed = _sum_figures(training, batch, micro, {**votes, "norm": norm})
+    reach("train.step")
     norm_of_step = summed.pop("norm") / progress.loss_scale.value
     decided = {name: summed.pop(name) for name in votes}
     if math.isfinite(norm_of_step) and math.isfinite(summed["loss"]):
@@ -162,6 +164,7 @@ def _step(
         set_learning_rate(training.optimizers, lr)
         for optimizer in training.optimizers:
             optimizer.step()
+            reach("train.update")
         progress.loss_scale.went_well()
         progress.bad_in_a_row = 0
         training.observe(progress, batch, summed["loss"] / max(units, 1))
@@ -188,6 +191,8 @@ def _accumulate(training: Training, batch: Batch, *, scale: float) -> list[Sums]
     ):
         training.ranks.beat()
         loss, sums = objective.loss(training.model, micro)
+        if reach("train.loss"):
+            loss = loss * math.nan
         training.gradients.backward(loss * scale, last=last)
         found.append({name: value.detach().float() for name, value in sums.items()})
     return found

@@ -4,13 +4,13 @@ All keep their scratch directory after a failure, and go on from the newest whol
 Not here: what a rank does (`job.py`) and how ranks are started and stopped (`launch.py`).
 """
 
-import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from minimind.artifact import Inputs, Summary
 from minimind.errors import ConfigError
-from minimind.stage import Stage
+from minimind.stage import C, Stage
 from minimind.tokens.token_set import TokenSet
 from minimind.train.config import StageName, TrainConfig
 from minimind.train.forecast import compared
@@ -58,8 +58,6 @@ def _train(stage: StageName, config: TrainConfig, inputs: Inputs, out_dir: Path)
     launch(run)
     seconds = time.monotonic() - started
     summary = Summary.model_validate_json((out_dir / TRAINING_FILE).read_bytes())
-    # only now: a training that is killed before here goes on from the last of them
-    shutil.rmtree(out_dir / CHECKPOINTS_DIR, ignore_errors=True)
     for name in (TRAINING_FILE, RUN_FILE):  # its figures go into the seal, its paths mean nothing elsewhere
         (out_dir / name).unlink()
     return summary if resumed else compared(summary, run, seconds=seconds)
@@ -91,28 +89,24 @@ def _require_others(config: TrainConfig, inputs: Inputs) -> None:
         )
 
 
-_RANK = ("minimind.train.__main__",)
 _OTHERS = ("tokens_pretrain", "tokens_chat")
 """Inputs for rows beside a stage's own; it takes those that need not be of its own kind."""
 
-PRETRAIN = Stage(
-    "pretrain",
-    pretrain,
-    inputs=("tokens", "tokenizer"),
-    optional_inputs=("tokens_chat",),
-    resumable=True,
-    launches=_RANK,
-)
-SFT = Stage(
-    "sft", sft, inputs=("tokens", "model"), optional_inputs=("tokens_pretrain",), resumable=True, launches=_RANK
-)
-DPO = Stage("dpo", dpo, inputs=("tokens", "model"), optional_inputs=_OTHERS, resumable=True, launches=_RANK)
-LORA = Stage("lora", lora, inputs=("tokens", "model"), optional_inputs=_OTHERS, resumable=True, launches=_RANK)
-DISTILL = Stage(
-    "distill",
-    distill,
-    inputs=("tokens", "model", "teacher"),
-    optional_inputs=("tokens_pretrain",),
-    resumable=True,
-    launches=_RANK,
-)
+
+def _stage(function: Callable[[C, Inputs, Path], Summary], *inputs: str, beside: tuple[str, ...]) -> Stage[C]:
+    return Stage(
+        function.__name__,
+        function,
+        inputs=inputs,
+        optional_inputs=beside,
+        resumable=True,
+        leaves=(CHECKPOINTS_DIR,),
+        launches=("minimind.train.__main__",),
+    )
+
+
+PRETRAIN = _stage(pretrain, "tokens", "tokenizer", beside=("tokens_chat",))
+SFT = _stage(sft, "tokens", "model", beside=("tokens_pretrain",))
+DPO = _stage(dpo, "tokens", "model", beside=_OTHERS)
+LORA = _stage(lora, "tokens", "model", beside=_OTHERS)
+DISTILL = _stage(distill, "tokens", "model", "teacher", beside=("tokens_pretrain",))

@@ -1,0 +1,149 @@
+"""A micro pipeline in a store of its own: what a fault does to it, and what a run after the fault makes of that.
+
+The pipeline runs once, undisturbed. Every fault then meets a copy of that store, at the same path, from which one
+artifact was taken: one stage runs, the others are reused, and what it makes must be what it made before.
+"""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from test_pipeline import write_project
+
+from minimind.artifact import Artifact, Store, verify
+from minimind.failpoints import VARIABLE
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+MARK = "MINIMIND_SANDBOX"
+"""In the environment of all that a sandbox starts, however deep."""
+DEFAULTS = ("pretrain.processes=2", "pretrain.checkpoint_steps=2", "sft.checkpoint_steps=2")
+"""Settings of every run; none of them decides a result."""
+UNEQUAL = {"events.jsonl", "summary.json", "report.html", "report.json", "report.md"}
+"""Files with times in them."""
+LEFTOVERS = (".scratch", ".replaced", ".trash", ".run")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    output: str
+    seconds: float
+
+
+class Sandbox:
+    """A directory with data, recipe and store, and a user's shell in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.home, self.data = root, root / "home", root / "data"
+        self.data.mkdir(parents=True)
+        write_project(self.data)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "MINIMIND_"))}
+        return {**clean, "MINIMIND_HOME": str(self.home), MARK: str(self.root), "COLUMNS": "200", **more}
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "minimind.cli", *words]
+
+    def start(self, *words: str, **more: str) -> subprocess.Popen[str]:
+        """Start a command; what it prints comes from its `stdout`."""
+        return subprocess.Popen(
+            self.command(*words),
+            cwd=CHECKOUT,
+            env=self.environment(**more),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *words: str, faults: str = "", timeout: float = 300, **more: str) -> Ended:
+        """Run a command to its end, with faults."""
+        started = time.monotonic()
+        process = self.start(*words, **({VARIABLE: faults} if faults else {}), **more)
+        output, _ = process.communicate(timeout=timeout)
+        return Ended(process.returncode, output, time.monotonic() - started)
+
+    def pipeline(self, *, faults: str = "", timeout: float = 300, options: tuple[str, ...] = (), **more: str) -> Ended:
+        """`minimind run` of the micro recipe."""
+        overrides = [word for option in (*DEFAULTS, *options) for word in ("-o", option)]
+        files = ("-r", str(self.data / "micro.toml"), "-d", str(self.data / "spec.toml"))
+        return self.run("run", *files, *overrides, faults=faults, timeout=timeout, **more)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.home)
+
+    def artifact(self, label: str) -> Artifact:
+        (found,) = (artifact for artifact in self.store.all() if artifact.label == label)
+        return found
+
+    def forget(self, label: str) -> None:
+        """Take an artifact away, as somebody who makes room."""
+        shutil.rmtree(self.artifact(label).dir)
+
+    def digests(self) -> dict[str, dict[str, str]]:
+        """Label → file → sha256 of all sealed artifacts, proven; without the files that tell of times."""
+        found = {}
+        for artifact in self.store.all():
+            verify(artifact)
+            payload = {entry.path: entry.sha256 for entry in artifact.manifest.files}
+            found[f"{artifact.label} {artifact.fingerprint}"] = {
+                path: digest for path, digest in payload.items() if Path(path).name not in UNEQUAL
+            }
+        return found
+
+    def processes(self) -> list[psutil.Process]:
+        """All that this sandbox has started and that still runs, children of children included."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == str(self.root) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def orphans(self, *, within: float = 20) -> list[str]:
+        """What still runs after a while, and should not."""
+        until = time.monotonic() + within
+        while (left := self.processes()) and time.monotonic() < until:
+            time.sleep(0.2)
+        return [" ".join(process.cmdline()) for process in left]
+
+    def open_runs(self) -> list[str]:
+        """Runs that MLflow's or Prefect's database says are under way."""
+        mlflow = self._rows("mlflow.db", "SELECT name FROM runs WHERE status IN ('RUNNING', 'SCHEDULED')")
+        under_way = "state_type NOT IN ('COMPLETED', 'FAILED', 'CRASHED', 'CANCELLED')"
+        prefect = [
+            row
+            for table in ("flow_run", "task_run")
+            for row in self._rows("prefect/prefect.db", f"SELECT name FROM {table} WHERE {under_way}")
+        ]
+        return [*mlflow, *prefect]
+
+    def leftovers(self) -> list[str]:
+        """Directories and notes in the store that only a broken run has."""
+        hidden = self.store.root.glob("*/.*")
+        notes = (self.home / "running").glob("*.json")
+        return [path.name for path in (*hidden, *notes) if path.suffix != ".lock"]
+
+    def half_artifacts(self) -> list[str]:
+        """What has an artifact's name and is not whole."""
+        found = json.loads(self.run("fsck", "--json").output)
+        return [one["artifact"] for one in found if one["state"] != "whole"]
+
+    def _rows(self, database: str, query: str) -> list[Any]:
+        if not (self.home / database).exists():
+            return []
+        with sqlite3.connect(f"file:{self.home / database}?mode=ro", uri=True) as connection:
+            return [row[0] for row in connection.execute(query)]
