@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from minimind import runtime
 from minimind.artifact import Artifact, Inputs, Manifest, Store, Summary
 from minimind.config import Config
-from minimind.errors import ArtifactError, ConfigError
+from minimind.errors import ArtifactError, ConfigError, DataError
 from minimind.failpoints import reach
 from minimind.fingerprint import Parts, code_digests
 
@@ -91,6 +91,9 @@ def build(
         started = time.monotonic()
         summary = stage.function(config, inputs, scratch)
         reach("stage.end")
+        if changed := _changed(parts.sources, stage.sources(config)):
+            _empty(scratch)  # nothing may be made of it later
+            raise DataError(f"{changed} changed while it was read; run the stage {stage.name} again once it is still")
         manifest = Manifest(
             kind=stage.name,
             fingerprint=fingerprint,
@@ -103,6 +106,11 @@ def build(
             context=dict(context or {}),
         )
         return store.seal(scratch, summary, manifest, leaving=stage.leaves), False
+
+
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """The first of the things outside the store that is not what the fingerprint says; empty where all are."""
+    return next((name for name in sorted({*before, *now}) if before.get(name) != now.get(name)), "")
 
 
 @cache

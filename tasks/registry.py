@@ -16,6 +16,7 @@ from filelock import FileLock
 from minimind.artifact import MANIFEST_FILE, SUMMARY_FILE, Artifact, Store, keep_only_payload, open_artifact, verify
 from minimind.config import Config
 from minimind.errors import ArtifactError, MissingError
+from minimind.failpoints import reach
 from tasks.runs import Runs, clean_tags
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class Registry(Runs):
         # MLflow fails where two processes make a name or an alias at once.
         with FileLock(self.home / "registry" / f"{name}.lock"):
             version = self._version_of(name, run_id) or self._new_version(artifact, name, run_id, tags)
+            reach("register.alias")
             self._point_at_newest(name, int(version.version))
         number, model_id = int(version.version), version.source.rpartition("/")[2]  # its own `model_id` stays empty
         return Registration(tracking_uri=self.uri, run_id=run_id, name=name, version=number, model_id=model_id)
@@ -168,6 +170,7 @@ class Registry(Runs):
             self.client.log_model_artifacts(model.model_id, str(source))
             if artifact.kind in SERVED:
                 self._log_flavor(artifact, run_id, model.model_id)
+        reach("register.files")
         self.client.finalize_logged_model(model.model_id, "READY")
         self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
         try:

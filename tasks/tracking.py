@@ -14,6 +14,7 @@ from filelock import FileLock
 from minimind import runtime
 from minimind.artifact import MANIFEST_FILE, SUMMARY_FILE, Artifact, Store, open_artifact
 from minimind.events import EVENTS_FILE, read_events
+from minimind.failpoints import reach
 from minimind.fingerprint import flatten
 from tasks.registry import Registration, Registry, note_path, noted
 
@@ -61,6 +62,7 @@ class Tracker(Registry):
         if registration.uri:
             self.client.set_tag(run_id, "registered", registration.uri)
         self.end(run_id, "FINISHED")
+        reach("register.note")
         runtime.write_json(note_path(self.home, artifact), registration.model_dump(mode="json"))
         return registration
 

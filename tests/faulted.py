@@ -45,8 +45,9 @@ class Sandbox:
 
     def __init__(self, root: Path) -> None:
         self.root, self.home, self.data = root, root / "home", root / "data"
-        self.data.mkdir(parents=True)
-        write_project(self.data)
+        if not self.data.exists():
+            self.data.mkdir(parents=True)
+            write_project(self.data)
 
     def environment(self, **more: str) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "MINIMIND_"))}
@@ -132,10 +133,8 @@ class Sandbox:
         return [*mlflow, *prefect]
 
     def leftovers(self) -> list[str]:
-        """Directories and notes in the store that only a broken run has."""
-        hidden = self.store.root.glob("*/.*")
-        notes = (self.home / "running").glob("*.json")
-        return [path.name for path in (*hidden, *notes) if path.suffix != ".lock"]
+        """Directories in the store that only a broken run has."""
+        return [path.name for path in self.store.root.glob("*/.*") if path.name.endswith(LEFTOVERS)]
 
     def half_artifacts(self) -> list[str]:
         """What has an artifact's name and is not whole."""

@@ -186,7 +186,8 @@ def test_fp16_finds_its_scale_and_then_trains() -> None:
     assert figures["loss"] < 6.0
 
 
-def test_sigterm_saves_after_the_step_and_stops() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_after_the_step_and_stops(number: signal.Signals) -> None:
     """Ctrl-C on a long training must leave it where it can go on."""
     saved: list[int] = []
 
@@ -195,7 +196,7 @@ def test_sigterm_saves_after_the_step_and_stops() -> None:
 
         def function(model: Transformer, batch: Tensors) -> Loss:
             if int(batch.items_B[0]) // 8 == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             return plain.function(model, batch)
 
         return replace(plain, function=function)
@@ -208,8 +209,8 @@ def test_sigterm_saves_after_the_step_and_stops() -> None:
         total_steps=9,
         save=lambda progress: saved.append(progress.step),
     )
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     with pytest.raises(Stopped, match="after step 3; run it again"):
         train(training, Progress())
     assert saved == [3]
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before

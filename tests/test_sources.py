@@ -232,6 +232,22 @@ def test_moved_data_is_reused_and_a_flipped_byte_is_not(tmp_path: Path):
     ]
 
 
+def test_a_file_that_changes_while_it_is_read_is_an_error_and_leaves_nothing(tmp_path: Path):
+    """The fingerprint is of the bytes of before; rows of other bytes must not go by its name, now or later."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(jsonl(ROWS))
+
+    def change(_: Path) -> None:
+        path.write_bytes(jsonl([{"text": "another document"}]))
+
+    with pytest.raises(DataError, match=r"mine/rows\.jsonl changed while it was read"):
+        build(INGEST, config(path), {}, store=Store(tmp_path), on_start=change)
+    path.write_bytes(jsonl(ROWS))
+    assert [row["text"] for row in kept(build(INGEST, config(path), {}, store=Store(tmp_path))[0])] == [
+        row["text"] for row in ROWS
+    ]
+
+
 def test_keys_rename_fields_and_groups_are_taken_over(tmp_path: Path):
     """Foreign files are used as they are."""
     content = jsonl([{"body": f"text {n}", "url": "u", "text": 7} for n in range(2)])

@@ -26,6 +26,7 @@ import xxhash
 
 from minimind import runtime
 from minimind.config import Config
+from minimind.failpoints import reach
 from minimind.fingerprint import digest
 from minimind.workers import map_jobs
 
@@ -106,6 +107,7 @@ def _build(piece: _Piece) -> None:
     part.mkdir(parents=True)
     piece.function(piece.job, part, _advance(piece.target.with_suffix(".done")))
     piece.target.with_suffix(_SUMS).write_text(json.dumps(_sums(part)), encoding="utf-8")
+    reach("piece.rename")
     part.rename(piece.target)
 
 

@@ -100,7 +100,7 @@ class Training:
 def train(training: Training, progress: Progress) -> Figures:
     """Train to the last step; the figures of the last line of the log.
 
-    Raises StageError where the loss is not finite any more, and Stopped after a SIGTERM.
+    Raises StageError where the loss is not finite any more, and Stopped after a SIGTERM or SIGINT.
     """
     config, ranks, figures = training.config, training.ranks, Figures()
     with _stop_requests() as asked_to_stop:
@@ -275,15 +275,16 @@ def _report(training: Training, progress: Progress) -> Figures:
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGTERM does not end the process; the function yielded says whether it came."""
+    """Inside, SIGTERM and SIGINT do not end the process; the function yielded says whether one came."""
     came = False
 
     def note(_signal: int, _frame: object) -> None:
         nonlocal came
         came = True
 
-    before = signal.signal(signal.SIGTERM, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield lambda: came
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

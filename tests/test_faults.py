@@ -1,0 +1,141 @@
+"""The fault matrix: what goes wrong × where, and the end that each has.
+
+After every fault: the exit code and the words it should end with, no process left, no half artifact. Then the same
+command once more: it ends well, what it makes is what the undisturbed run made, byte for byte, and neither MLflow nor
+Prefect says that anything is still running. `make chaos` runs it; the table is in docs/promises.md.
+
+Not here: kills at every change to a file (`test_file_events.py`), every moment of every kind of training
+(`test_kills.py`), what is wrong with input (`test_bad_input.py`).
+"""
+
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from faulted import Ended, Sandbox
+
+pytestmark = pytest.mark.chaos
+
+KILLED, FAILED, STOPPED = -signal.SIGKILL, 1, 130
+"""Exit codes: a flow that is killed, one with an error, one that is asked to stop."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The undisturbed run: a copy to begin from, and what it made."""
+
+    copy: Path
+    place: Path
+    digests: dict[str, dict[str, str]]
+
+    def sandbox(self) -> Sandbox:
+        """The store as it was, at the path that its databases know."""
+        shutil.rmtree(self.place)
+        shutil.copytree(self.copy, self.place, symlinks=True)
+        return Sandbox(self.place)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+    directory = tmp_path_factory.mktemp("faults")
+    sandbox = Sandbox(directory / "here")
+    done = sandbox.pipeline()
+    assert done.code == 0, done.output
+    shutil.copytree(sandbox.root, directory / "whole", symlinks=True)
+    yield Whole(directory / "whole", sandbox.root, sandbox.digests())
+    shutil.rmtree(directory)
+
+
+def assert_contained(sandbox: Sandbox, ended: Ended, *, code: int, words: str = "") -> None:
+    """The end that a fault should have: nothing runs on, nothing is half there."""
+    assert ended.code == code, ended.output
+    assert words in " ".join(ended.output.split()), ended.output
+    assert sandbox.orphans() == []
+    assert sandbox.half_artifacts() == []
+
+
+def assert_recovers(sandbox: Sandbox, whole: Whole, *options: str) -> Ended:
+    """The same command again: it ends well, with the same bytes, and nothing says it was still running."""
+    again = sandbox.pipeline(options=options)
+    assert again.code == 0, again.output
+    assert sandbox.digests() == whole.digests
+    assert sandbox.orphans() == []
+    assert sandbox.open_runs() == []
+    assert sandbox.leftovers() == []
+    return again
+
+
+KILLS = {
+    # of a training, wherever it is; pretrain has two ranks
+    "rank 0 killed at its start": ("pretrain", "train.start=kill/0", FAILED, "rank 0 was lost to signal 9"),
+    "rank 1 killed at its start": ("pretrain", "train.start=kill/1", FAILED, "rank 1 was lost to signal 9"),
+    "rank 0 killed in a step": ("pretrain", "train.step=kill@5/0", FAILED, "rank 0 was lost to signal 9"),
+    "rank 1 killed in a step": ("pretrain", "train.step=kill@5/1", FAILED, "rank 1 was lost to signal 9"),
+    "rank 1 killed between two updates": ("pretrain", "train.update=kill@5/1", FAILED, "rank 1 was lost to signal 9"),
+    "rank 0 killed in a save": ("pretrain", "checkpoint.write=kill@5/0", FAILED, "rank 0 was lost to signal 9"),
+    "rank 0 killed before the rename of a save": (
+        "pretrain",
+        "checkpoint.rename=kill@2/0",
+        FAILED,
+        "rank 0 was lost to signal 9",
+    ),
+    "rank 0 killed after the rename of a save": (
+        "pretrain",
+        "checkpoint.renamed=kill@2/0",
+        FAILED,
+        "rank 0 was lost to signal 9",
+    ),
+    "rank 0 killed at its end": ("pretrain", "train.end=kill/0", FAILED, "rank 0 was lost to signal 9"),
+    "rank 0 terminated in a step": ("pretrain", "train.step=term@5/0", FAILED, "stopped by a signal after step 5"),
+    "rank 1 interrupted in a step": ("pretrain", "train.step=int@5/1", FAILED, "stopped by a signal after step 5"),
+    "agent killed in a step": ("pretrain", "train.step=kill:parent@5/0", FAILED, "exit code -9"),
+    "agent terminated in a step": ("pretrain", "train.step=term:parent@5/0", FAILED, "stopped by a signal"),
+    "agent interrupted in a step": ("pretrain", "train.step=int:parent@5/0", FAILED, ""),
+    "agent killed in a save": ("pretrain", "checkpoint.write=kill:parent@5/0", FAILED, "exit code -9"),
+    "flow killed in a step": ("pretrain", "train.step=kill:grandparent@5/0", KILLED, ""),
+    "flow terminated in a step": ("pretrain", "train.step=term:grandparent@5/0", STOPPED, "goes on from where it was"),
+    "flow interrupted in a step": ("pretrain", "train.step=int:grandparent@5/0", STOPPED, "goes on from where it was"),
+    "flow killed in a save": ("pretrain", "checkpoint.write=kill:grandparent@5/0", KILLED, ""),
+    "flow killed before the rename of a save": ("pretrain", "checkpoint.rename=kill:grandparent@2/0", KILLED, ""),
+    "rank of dpo killed in a step": ("dpo", "train.step=kill@2", FAILED, "rank 0 was lost to signal 9"),
+    "flow of dpo terminated in a step": ("dpo", "train.step=term:grandparent@2", STOPPED, "goes on from where it was"),
+    "agent of lora killed in a step": ("lora", "train.step=kill:parent@2", FAILED, "exit code -9"),
+    "flow of lora killed in a step": ("lora", "train.step=kill:grandparent@2", KILLED, ""),
+    # of the flow around a stage
+    "flow killed as a training begins": ("sft", "stage.start=kill", KILLED, ""),
+    "flow killed after a training": ("sft", "stage.end=kill", KILLED, ""),
+    "flow killed before a manifest": ("sft", "seal.manifest=kill", KILLED, ""),
+    "flow killed before the rename of a seal": ("sft", "seal.rename=kill", KILLED, ""),
+    "flow killed after the rename of a seal": ("sft", "seal.renamed=kill", KILLED, ""),
+    "flow killed while it copies a model to the registry": ("sft", "register.files=kill", KILLED, ""),
+    "flow killed before an alias": ("sft", "register.alias=kill", KILLED, ""),
+    "flow killed before it notes a registration": ("sft", "register.note=kill", KILLED, ""),
+    "flow killed with a piece read": ("ingest-pretrain", "piece.rename=kill", KILLED, ""),
+    "flow terminated with a piece read": ("ingest-chat", "piece.rename=term", STOPPED, "goes on from where it was"),
+    "flow killed with a piece cleaned": ("clean-pretrain", "piece.rename=kill", KILLED, ""),
+    "flow interrupted after cleaning": ("clean-chat", "stage.end=int", STOPPED, "goes on from where it was"),
+    "flow killed with a piece sharded": ("shard-preference", "piece.rename=kill", KILLED, ""),
+    "flow killed before the rename of shards": ("shard-pretrain", "seal.rename=kill", KILLED, ""),
+    "flow killed after a tokenizer is trained": ("tokenizer", "stage.end=kill", KILLED, ""),
+    "flow killed while it copies a tokenizer": ("tokenizer", "register.files=kill", KILLED, ""),
+    "flow killed with a piece tokenized": ("tokens-pretrain", "piece.rename=kill", KILLED, ""),
+    "flow killed before the manifest of tokens": ("tokens-chat", "seal.manifest=kill", KILLED, ""),
+    "flow terminated as an evaluation begins": ("evaluate", "stage.start=term", STOPPED, "goes on from where it was"),
+    "flow killed after an evaluation": ("evaluate", "stage.end=kill", KILLED, ""),
+    "flow killed before a report is there": ("publish", "seal.rename=kill", KILLED, ""),
+    "flow killed while it hands a model out": ("publish", "register.alias=kill", KILLED, ""),
+}
+"""Fault → the stage that runs, the failpoint, how the flow ends, and what it says."""
+
+
+@pytest.mark.parametrize("fault", KILLS)
+def test_what_is_killed_goes_on_to_the_same_bytes(fault: str, whole: Whole):
+    """A run that was disturbed and a run that was not cannot be told apart afterwards."""
+    stage, faults, code, words = KILLS[fault]
+    sandbox = whole.sandbox()
+    sandbox.forget(stage)
+    assert_contained(sandbox, sandbox.pipeline(faults=faults), code=code, words=words)
+    assert_recovers(sandbox, whole)
