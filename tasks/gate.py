@@ -132,13 +132,12 @@ def refusal(verdict: Verdict, artifact: Artifact, tracker: Registry | None = Non
 
 
 def page(verdict: Verdict) -> str:
-    """The verdict in Markdown."""
+    """The verdict in Markdown; a list, because Prefect's page cuts tables off where they are wide."""
     lines = [f"# The gate: {verdict.state}", "", f"`{verdict.label}` {verdict.model} `{verdict.fingerprint}`", ""]
     if verdict.champion:
         lines += [f"Champion: `{verdict.champion.uri}` `{verdict.champion.fingerprint}`", ""]
-    lines += ["| rule | | |", "|---|---|---|"]
     words: dict[bool | None, str] = {True: "passed", False: "refused", None: "not judged"}
-    lines += [f"| {cell(one.rule)} | {words[one.passed]} | {cell(one.detail)} |" for one in verdict.rulings]
+    lines += [f"- **{cell(one.rule)}** {words[one.passed]}: {cell(one.detail)}" for one in verdict.rulings]
     if verdict.forced:
         lines += ["", cell(f"Forced by {verdict.forced.by}, {verdict.forced.at}: {verdict.forced.reason}")]
     return "\n".join(lines) + "\n"
