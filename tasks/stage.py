@@ -22,7 +22,7 @@ from minimind.artifact import Artifact, Inputs, Store, open_artifact
 from minimind.config import Config
 from minimind.data.kinds import RowKind
 from minimind.data.spec import DataSpec, kinds
-from minimind.errors import ArtifactError, ConfigError, ServiceError
+from minimind.errors import ArtifactError, ConfigError, MiniMindError, ServiceError
 from minimind.recipe import Recipe
 from minimind.stage import Stage, build
 from minimind.train.config import TrainConfig
@@ -33,7 +33,7 @@ from tasks.pieces import on_task_runner
 from tasks.plan import Step, plan, stand_in
 from tasks.prefect_page import one_line, show_stage, tell_prefect
 from tasks.recording import Recording
-from tasks.registry import CANDIDATE, CHAMPION, registered_as
+from tasks.registry import CANDIDATE, CHAMPION, noted, registered_as
 from tasks.retries import PAUSES_SECONDS, may_pass, pause_before_retry, retries
 from tasks.tracking import Tracker
 
@@ -74,7 +74,9 @@ class Pipeline:
             )
             return found or stand_in(self.store, parts)
         if problem:
-            self.display.warn(f"{problem} — it is built again now")
+            found = None if self.refresh else self._fetched(stage.name, fingerprint)
+            self.display.warn(f"{problem} — it is {'fetched from the registry' if found else 'built'} again now")
+            reused = found is not None
         uri = self._run(stage, config, inputs, label=label, fingerprint=fingerprint, whole=found is not None)
         self.steps.append(Step(label, parts, reused, uri=uri))
         if FlowRunContext.get():  # the flow's own page shows only the flow's own lines
@@ -160,6 +162,17 @@ class Pipeline:
             return self.store.find(name, fingerprint), ""
         except ArtifactError as error:
             return None, str(error)
+
+    def _fetched(self, name: str, fingerprint: str) -> Artifact | None:
+        """An artifact that is damaged here, as the registry has it; None where it has none, or another stage's."""
+        registration = noted(self.store.root.parent, name, fingerprint)
+        if self.tracker is None or registration is None or registration.tracking_uri != self.tracker.uri:
+            return None
+        try:
+            return self.tracker.resolve(registration.uri, self.store) if registration.uri else None
+        except (MiniMindError, *self.tracker.failures) as error:
+            logger.info("%s cannot be fetched: %s", registration.uri, error)
+            return None
 
     def _run(
         self, stage: Stage[Any], config: Config, inputs: Inputs, *, label: str, fingerprint: str, whole: bool

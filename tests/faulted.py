@@ -7,15 +7,18 @@ artifact was taken: one stage runs, the others are reused, and what it makes mus
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from test_pipeline import write_project
 
 from minimind.artifact import Artifact, Store, verify
@@ -28,6 +31,8 @@ DEFAULTS = ("pretrain.processes=2", "pretrain.checkpoint_steps=2", "sft.checkpoi
 """Settings of every run; none of them decides a result."""
 UNEQUAL = {"events.jsonl", "summary.json", "report.html", "report.json", "report.md"}
 """Files with times in them."""
+KILLED, FAILED, STOPPED = -signal.SIGKILL, 1, 130
+"""Exit codes: a flow that is killed, one with an error, one that is asked to stop."""
 LEFTOVERS = (".scratch", ".replaced", ".trash", ".run")
 
 
@@ -54,7 +59,9 @@ class Sandbox:
         return {**clean, "MINIMIND_HOME": str(self.home), MARK: str(self.root), "COLUMNS": "200", **more}
 
     def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "minimind.cli", *words]
+        """As somebody whom permissions bind, also where the tests are run by root."""
+        lesser = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+        return [*lesser, sys.executable, "-m", "minimind.cli", *words]
 
     def start(self, *words: str, **more: str) -> subprocess.Popen[str]:
         """Start a command; what it prints comes from its `stdout`."""
@@ -76,9 +83,11 @@ class Sandbox:
 
     def pipeline(self, *, faults: str = "", timeout: float = 300, options: tuple[str, ...] = (), **more: str) -> Ended:
         """`minimind run` of the micro recipe."""
+        return self.run(*self.pipeline_words(*options), faults=faults, timeout=timeout, **more)
+
+    def pipeline_words(self, *options: str) -> list[str]:
         overrides = [word for option in (*DEFAULTS, *options) for word in ("-o", option)]
-        files = ("-r", str(self.data / "micro.toml"), "-d", str(self.data / "spec.toml"))
-        return self.run("run", *files, *overrides, faults=faults, timeout=timeout, **more)
+        return ["run", "-r", str(self.data / "micro.toml"), "-d", str(self.data / "spec.toml"), *overrides]
 
     @property
     def store(self) -> Store:
@@ -146,3 +155,48 @@ class Sandbox:
             return []
         with sqlite3.connect(f"file:{self.home / database}?mode=ro", uri=True) as connection:
             return [row[0] for row in connection.execute(query)]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The undisturbed run: a copy to begin from, and what it made."""
+
+    copy: Path
+    place: Path
+    digests: dict[str, dict[str, str]]
+
+    def sandbox(self) -> Sandbox:
+        """The store as it was, at the path that its databases know."""
+        shutil.rmtree(self.place)
+        shutil.copytree(self.copy, self.place, symlinks=True)
+        return Sandbox(self.place)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+    directory = tmp_path_factory.mktemp("faults")
+    sandbox = Sandbox(directory / "here")
+    done = sandbox.pipeline()
+    assert done.code == 0, done.output
+    shutil.copytree(sandbox.root, directory / "whole", symlinks=True)
+    yield Whole(directory / "whole", sandbox.root, sandbox.digests())
+    shutil.rmtree(directory)
+
+
+def assert_contained(sandbox: Sandbox, ended: Ended, *, code: int, words: str = "") -> None:
+    """The end that a fault should have: nothing runs on, nothing is half there."""
+    assert ended.code == code, ended.output
+    assert words in " ".join(ended.output.split()), ended.output
+    assert sandbox.orphans() == []
+    assert sandbox.half_artifacts() == []
+
+
+def assert_recovers(sandbox: Sandbox, whole: Whole, *options: str) -> Ended:
+    """The same command again: it ends well, with the same bytes, and nothing says it was still running."""
+    again = sandbox.pipeline(options=options)
+    assert again.code == 0, again.output
+    assert sandbox.digests() == whole.digests
+    assert sandbox.orphans() == []
+    assert sandbox.open_runs() == []
+    assert sandbox.leftovers() == []
+    return again

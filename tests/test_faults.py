@@ -8,65 +8,12 @@ Not here: kills at every change to a file (`test_file_events.py`), every moment 
 (`test_kills.py`), what is wrong with input (`test_bad_input.py`).
 """
 
-import shutil
-import signal
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from faulted import Ended, Sandbox
+from faulted import FAILED, KILLED, STOPPED, Whole, assert_contained, assert_recovers, whole  # noqa: F401  a fixture
 
 pytestmark = pytest.mark.chaos
-
-KILLED, FAILED, STOPPED = -signal.SIGKILL, 1, 130
-"""Exit codes: a flow that is killed, one with an error, one that is asked to stop."""
-
-
-@dataclass(frozen=True)
-class Whole:
-    """The undisturbed run: a copy to begin from, and what it made."""
-
-    copy: Path
-    place: Path
-    digests: dict[str, dict[str, str]]
-
-    def sandbox(self) -> Sandbox:
-        """The store as it was, at the path that its databases know."""
-        shutil.rmtree(self.place)
-        shutil.copytree(self.copy, self.place, symlinks=True)
-        return Sandbox(self.place)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
-    directory = tmp_path_factory.mktemp("faults")
-    sandbox = Sandbox(directory / "here")
-    done = sandbox.pipeline()
-    assert done.code == 0, done.output
-    shutil.copytree(sandbox.root, directory / "whole", symlinks=True)
-    yield Whole(directory / "whole", sandbox.root, sandbox.digests())
-    shutil.rmtree(directory)
-
-
-def assert_contained(sandbox: Sandbox, ended: Ended, *, code: int, words: str = "") -> None:
-    """The end that a fault should have: nothing runs on, nothing is half there."""
-    assert ended.code == code, ended.output
-    assert words in " ".join(ended.output.split()), ended.output
-    assert sandbox.orphans() == []
-    assert sandbox.half_artifacts() == []
-
-
-def assert_recovers(sandbox: Sandbox, whole: Whole, *options: str) -> Ended:
-    """The same command again: it ends well, with the same bytes, and nothing says it was still running."""
-    again = sandbox.pipeline(options=options)
-    assert again.code == 0, again.output
-    assert sandbox.digests() == whole.digests
-    assert sandbox.orphans() == []
-    assert sandbox.open_runs() == []
-    assert sandbox.leftovers() == []
-    return again
-
 
 KILLS = {
     # of a training, wherever it is; pretrain has two ranks
@@ -132,10 +79,67 @@ KILLS = {
 
 
 @pytest.mark.parametrize("fault", KILLS)
-def test_what_is_killed_goes_on_to_the_same_bytes(fault: str, whole: Whole):
+def test_what_is_killed_goes_on_to_the_same_bytes(fault: str, whole: Whole):  # noqa: F811
     """A run that was disturbed and a run that was not cannot be told apart afterwards."""
     stage, faults, code, words = KILLS[fault]
     sandbox = whole.sandbox()
     sandbox.forget(stage)
     assert_contained(sandbox, sandbox.pipeline(faults=faults), code=code, words=words)
+    assert_recovers(sandbox, whole)
+
+
+def test_a_rank_that_hangs_is_ended_and_named(whole: Whole):  # noqa: F811
+    """A collective whose other end never comes waits for ever otherwise."""
+    sandbox = whole.sandbox()
+    sandbox.forget("pretrain")
+    ended = sandbox.pipeline(faults="train.step=hang@5/1", options=("pretrain.stall_seconds=15",))
+    assert_contained(sandbox, ended, code=FAILED, words="no rank went on for 15 s (`stall_seconds`)")
+    assert_recovers(sandbox, whole)
+
+
+def test_a_rank_without_memory_says_so(whole: Whole):  # noqa: F811
+    """A real limit: the allocation after it fails."""
+    sandbox = whole.sandbox()
+    sandbox.forget("pretrain")
+    ended = sandbox.pipeline(faults="train.step=memory@5/1")
+    assert_contained(sandbox, ended, code=FAILED, words="rank 1")
+    assert "memory" in ended.output
+    assert_recovers(sandbox, whole)
+
+
+def test_a_batch_without_a_finite_loss_is_left_out_and_named(whole: Whole):  # noqa: F811
+    """One bad step is no reason to lose a training; nobody may take it for a good one either."""
+    sandbox = whole.sandbox()
+    sandbox.forget("pretrain")
+    ended = sandbox.pipeline(faults="train.loss=spoil@5")
+    assert_contained(sandbox, ended, code=0, words="1 steps were skipped")
+    assert sandbox.artifact("pretrain").summary().figures["skipped_steps"] == 1
+
+
+def test_two_pipelines_at_once_make_one_of_everything(whole: Whole):  # noqa: F811
+    """The second waits for the first and takes what it made."""
+    sandbox = whole.sandbox()
+    for label in ("shard-chat", "sft"):
+        sandbox.forget(label)
+    both = [sandbox.start(*sandbox.pipeline_words()) for _ in range(2)]
+    outputs = [process.communicate(timeout=400)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert sandbox.half_artifacts() == []
+    assert_recovers(sandbox, whole)
+
+
+CLOCK = """
+import time
+started, true = time.time(), time.time
+time.time = lambda: true() - (7200 if true() - started > 8 else 0)
+"""
+
+
+def test_a_clock_that_is_set_back_changes_nothing(whole: Whole, tmp_path: Path):  # noqa: F811
+    """Two hours back, eight seconds into every process."""
+    sandbox = whole.sandbox()
+    for label in ("shard-chat", "pretrain", "sft"):
+        sandbox.forget(label)
+    (tmp_path / "sitecustomize.py").write_text(CLOCK)
+    assert_contained(sandbox, sandbox.pipeline(PYTHONPATH=str(tmp_path)), code=0)
     assert_recovers(sandbox, whole)
