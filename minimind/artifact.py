@@ -225,14 +225,17 @@ class Store:
         shutil.rmtree(aside, ignore_errors=True)
         if not (scratch / MANIFEST_FILE).exists():
             return
-        if not target.exists():
-            with suppress(ArtifactError):
-                sealed = open_artifact(scratch)
-                verify(sealed)
-                keep_only_payload(sealed)
-                self.place(scratch, target)
-                return
-        shutil.rmtree(scratch)  # damaged, or what another one has replaced
+        if target.exists():
+            shutil.rmtree(scratch)  # what another one has replaced
+            return
+        try:
+            sealed = open_artifact(scratch)
+            verify(sealed)
+        except ArtifactError:  # what a stage goes on from may still be there
+            (scratch / MANIFEST_FILE).unlink()
+            return
+        keep_only_payload(sealed)
+        self.place(scratch, target)
 
 
 def _aside(target: Path) -> Path:

@@ -96,6 +96,75 @@ def test_a_resumable_stage_finds_what_its_last_try_left_and_another_does_not(tmp
             build(forgetful, WriteConfig(), {}, store=store)
 
 
+def test_every_changed_word_of_a_manifest_is_noticed(tmp_path):
+    """Also of those that no fingerprint holds: when, by whom, of which parents."""
+    artifact = sealed(Store(tmp_path))
+    path = artifact.dir / "manifest.json"
+    path.write_text(path.read_text().replace('"seconds": ', '"seconds": 1'))
+    with pytest.raises(ArtifactError, match=r"manifest\.json: was changed since it was sealed"):
+        open_artifact(artifact.dir)
+
+
+class Interrupted(BaseException):
+    """Stands for a kill: nothing after it is done."""
+
+
+def interrupted_before_its_rename(store: Store, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The scratch directory of a stage whose seal was broken off."""
+
+    def place(*_: object) -> None:
+        raise Interrupted
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Store, "place", place)
+        build(stage, WriteConfig(), {}, store=store)
+    (scratch,) = store.root.glob("*/*.scratch")
+    return scratch
+
+
+def keep_going(config: WriteConfig, inputs, out_dir: Path) -> Summary:
+    (out_dir / "saves").mkdir(exist_ok=True)
+    with (out_dir / "saves" / "tries").open("a") as file:
+        file.write("x")
+    (out_dir / "tries").write_text((out_dir / "saves" / "tries").read_text())
+    return Summary()
+
+
+KEEP_GOING = Stage("keep_going", keep_going, resumable=True, leaves=("saves",))
+
+
+def test_a_seal_that_lacked_its_rename_is_ended_by_the_next_build(tmp_path, monkeypatch):
+    """Hours of training must not be done again for want of one system call."""
+    store = Store(tmp_path)
+    interrupted_before_its_rename(store, KEEP_GOING, monkeypatch)
+    artifact, reused = build(KEEP_GOING, WriteConfig(), {}, store=store)
+    assert reused and (artifact.dir / "tries").read_text() == "x"
+    assert not (artifact.dir / "saves").exists() and not list(store.root.glob("*/*.scratch"))
+
+
+def test_what_a_stage_goes_on_from_outlives_a_damaged_seal(tmp_path, monkeypatch):
+    """The files of a seal are proven before they are believed; what is beside them is not thrown away for it."""
+    store = Store(tmp_path)
+    scratch = interrupted_before_its_rename(store, KEEP_GOING, monkeypatch)
+    (scratch / "tries").write_text("y")
+    (scratch / "saves").mkdir()
+    (scratch / "saves" / "tries").write_text("x")
+    artifact, reused = build(KEEP_GOING, WriteConfig(), {}, store=store)
+    assert not reused and (artifact.dir / "tries").read_text() == "xx"
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_replaced_artifact_leaves_nothing_behind(tmp_path, monkeypatch, exchanges: bool):
+    """Where two directories can change places in one step, and where they cannot."""
+    if not exchanges:
+        monkeypatch.setattr("minimind.runtime.exchange", lambda *_: False)
+    store = Store(tmp_path)
+    first = sealed(store)
+    again, reused = build(WRITE, WriteConfig(), {}, store=store, refresh=True)
+    assert not reused and again.manifest.created_at >= first.manifest.created_at
+    assert [path.name for path in again.dir.parent.iterdir() if path.suffix != ".lock"] == [again.dir.name]
+
+
 def test_an_artifact_depends_on_its_inputs(tmp_path):
     def copy(config: WriteConfig, inputs, out_dir: Path) -> Summary:
         (out_dir / "copy").write_bytes((inputs["source"].dir / "deep" / "payload.txt").read_bytes())
