@@ -1,15 +1,10 @@
 """Artifacts: whole or not there, and every changed byte is noticed."""
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
-from minimind.artifact import Artifact, Store, Summary, open_artifact, verify
+from minimind.artifact import Artifact, Store, Summary, open_artifact
 from minimind.config import Config
 from minimind.errors import ArtifactError, ConfigError, MissingError
 from minimind.stage import Stage, build
@@ -182,58 +177,3 @@ def test_an_artifact_depends_on_its_inputs(tmp_path):
 def test_no_artifact_is_an_error_that_says_so(tmp_path):
     with pytest.raises(MissingError, match="no artifact here"):
         open_artifact(tmp_path)
-
-
-KILLED_WHILE_SEALING = """
-import os, signal, sys
-from pathlib import Path
-from minimind.artifact import Store, Summary
-from minimind.config import Config
-from minimind.stage import Stage, build
-
-class WriteConfig(Config):
-    text: str = "hello"
-
-def write(config, inputs, out_dir):
-    for number in range(5):
-        (out_dir / f"{number}.txt").write_text("x" * 1000)
-    return Summary()
-
-count = 0
-def trace(event, arguments):
-    global count
-    if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree") and sealing:
-        count += 1
-        if count == int(sys.argv[2]):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-sealing = False
-sys.addaudithook(trace)
-real = Store.seal
-def seal(*arguments):
-    global sealing
-    sealing = True
-    return real(*arguments)
-Store.seal = seal
-build(Stage("write", write), WriteConfig(), {}, store=Store(Path(sys.argv[1])), refresh=True)
-print("whole")
-"""
-
-
-@pytest.mark.slow
-def test_a_kill_at_any_file_event_of_sealing_leaves_the_old_artifact_the_new_one_or_none(tmp_path):
-    """There is no moment at which half an artifact can be seen."""
-    (tmp_path / "sealing_script.py").write_text(textwrap.dedent(KILLED_WHILE_SEALING))
-    whole = 0
-    for moment in range(1, 200):
-        command = [sys.executable, "-c", "import sealing_script", str(tmp_path / "home"), str(moment)]
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        for directory in (tmp_path / "home" / "artifacts" / "write").glob("[!.]*"):
-            verify(open_artifact(directory))
-            whole += 1
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL, done.stderr
-    assert moment > 10
-    assert whole > 0
