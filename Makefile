@@ -9,7 +9,7 @@ help:
 	@echo "make quickstart   install, then raw text to a chat model on the embedded default"
 	@echo "make test         install, then the fast tests"
 	@echo "make slow         the tests that take minutes, real servers and kills among them"
-	@echo "make chaos        faults, one after the other, and what becomes of them: an hour or two"
+	@echo "make chaos        faults, one after the other, and what becomes of them"
 	@echo "make lint         style and import contracts"
 	@echo "make bench        speed of data plane and token sets against their peers, which are installed for it"
 	@echo "make up           Prefect, MLflow and the deployments, until Ctrl-C"

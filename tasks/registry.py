@@ -114,6 +114,11 @@ class Registry(Runs):
             found = None
         return found or self._fetch(version, store, stage, fingerprint)
 
+    def noted_here(self, kind: str, fingerprint: str) -> Registration | None:
+        """Where an artifact was recorded, as the store noted it, if that was in this server; it is not asked."""
+        found = noted(self.home, kind, fingerprint)
+        return found if found and found.tracking_uri == self.uri else None
+
     def registered_names(self) -> set[str]:
         """The names in the registry."""
         return {model.name for model in self.client.search_registered_models()}

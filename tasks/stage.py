@@ -33,7 +33,7 @@ from tasks.pieces import on_task_runner
 from tasks.plan import Step, plan, stand_in
 from tasks.prefect_page import one_line, show_stage, tell_prefect
 from tasks.recording import Recording
-from tasks.registry import CANDIDATE, CHAMPION, noted, registered_as
+from tasks.registry import CANDIDATE, CHAMPION, registered_as
 from tasks.retries import PAUSES_SECONDS, may_pass, pause_before_retry, retries
 from tasks.tracking import Tracker
 
@@ -164,12 +164,12 @@ class Pipeline:
             return None, str(error)
 
     def _fetched(self, name: str, fingerprint: str) -> Artifact | None:
-        """An artifact that is damaged here, as the registry has it; None where it has none, or another stage's."""
-        registration = noted(self.store.root.parent, name, fingerprint)
-        if self.tracker is None or registration is None or registration.tracking_uri != self.tracker.uri:
+        """An artifact that is damaged here, as the registry has it; None where it has not."""
+        registration = self.tracker.noted_here(name, fingerprint) if self.tracker else None
+        if self.tracker is None or registration is None or registration.uri is None:
             return None
         try:
-            return self.tracker.resolve(registration.uri, self.store) if registration.uri else None
+            return self.tracker.resolve(registration.uri, self.store)
         except (MiniMindError, *self.tracker.failures) as error:
             logger.info("%s cannot be fetched: %s", registration.uri, error)
             return None

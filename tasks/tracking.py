@@ -16,7 +16,7 @@ from minimind.artifact import MANIFEST_FILE, SUMMARY_FILE, Artifact, Store, open
 from minimind.events import EVENTS_FILE, read_events
 from minimind.failpoints import reach
 from minimind.fingerprint import flatten
-from tasks.registry import Registration, Registry, note_path, noted
+from tasks.registry import Registration, Registry, note_path
 
 SHOWN_FILES = ("report.*", "evaluation.json", "figures/*.png", "dropped.jsonl", "changed.jsonl.zst", "ledger.json")
 """What a stage may leave for people, logged to its run where it is small."""
@@ -118,8 +118,7 @@ class Tracker(Registry):
         )
 
     def _noted_here(self, artifact: Artifact) -> Registration | None:
-        found = noted(self.home, artifact.kind, artifact.fingerprint)
-        return found if found and found.tracking_uri == self.uri else None
+        return self.noted_here(artifact.kind, artifact.fingerprint)
 
     def _has_run(self, run_id: str) -> bool:
         """Whether the server has a run; one that does not answer is believed to."""

@@ -2,10 +2,10 @@
 
 After every fault: the exit code and the words it should end with, no process left, no half artifact. Then the same
 command once more: it ends well, what it makes is what the undisturbed run made, byte for byte, and neither MLflow nor
-Prefect says that anything is still running. `make chaos` runs it; the table is in docs/promises.md.
+Prefect says that anything is still running. `make chaos` runs it.
 
 Not here: kills at every change to a file (`test_file_events.py`), every moment of every kind of training
-(`test_kills.py`), what is wrong with input (`test_bad_input.py`).
+(`test_kills.py`), disks and damage (`test_faults_storage.py`), servers (`test_faults_servers.py`).
 """
 
 from pathlib import Path
