@@ -4,11 +4,12 @@ With Prefect's own thread runner each task waits for one process of this machine
 that ships tasks to other processes) the task is the job. Either way its run shows on the flow's page.
 """
 
-import pickle
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -22,7 +23,7 @@ def on_task_runner(function: Callable[[Any], Any], jobs: Sequence[Any], *, worke
     if context is None:
         raise RuntimeError("on_task_runner needs a flow run around it")
     if not isinstance(context.task_runner, ThreadPoolTaskRunner):
-        yield from _results([_job.submit(pickle.dumps((function, job))) for job in jobs])
+        yield from _results([_job.submit(partial(function, job)) for job in jobs])
         return
     with process_pool(min(workers or runtime.cpu_count(), len(jobs))) as pool:
 
@@ -33,11 +34,10 @@ def on_task_runner(function: Callable[[Any], Any], jobs: Sequence[Any], *, worke
         yield from _results([in_process.submit(index) for index in range(len(jobs))])
 
 
-@task(name="piece", persist_result=False)
-def _job(packed: bytes) -> Any:
-    """Do one job. It comes packed, because Prefect and Dask look into what they pass on and rebuild it."""
-    function, job = pickle.loads(packed)
-    return function(job)
+@task(name="piece", persist_result=False, cache_policy=NO_CACHE)
+def _job(job: partial[Any]) -> Any:
+    """Do one job. It comes as a `partial`, since Prefect and Dask look into containers and rebuild what is in them."""
+    return job()
 
 
 def _results(futures: Sequence[Any]) -> Iterator[Any]:
