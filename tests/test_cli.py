@@ -1,14 +1,17 @@
 """The command line: help for everything, one line for a user's mistake, exit codes that tell."""
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import Command
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from minimind.artifact import Artifact
 from minimind.cli import app
 from minimind.model.config import ModelConfig
 from minimind.model.transformer import Transformer
@@ -22,14 +25,13 @@ COMMANDS = sorted(
 )
 
 
-def run(*arguments: str, home: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """The real command in a process of its own."""
-    import os
-
-    environment = {**os.environ, "MINIMIND_HOME": str(home), "COLUMNS": "200"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "minimind.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, input=stdin)
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where every command of a test finds its artifacts."""
+    monkeypatch.setenv("MINIMIND_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -69,43 +71,54 @@ def test_every_command_has_help_with_an_example(command: str):
         (["node", "--rank", "0"], "node 0 is the one that runs the pipeline"),
     ],
 )
-def test_a_users_mistake_is_one_clear_line_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str):
-    done = run(*arguments, home=tmp_path)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
+def test_a_users_mistake_is_one_clear_line_and_exit_code_2(minimind: Command, arguments: list[str], message: str):
+    code, out, error = minimind(*arguments)
+    assert code == 2, out + error
+    assert message in error
+    assert "Traceback" not in out + error
 
 
-def test_plan_tells_of_every_stage_and_starts_nothing(tmp_path: Path):
-    done = run("plan", "--json", home=tmp_path)
-    steps = json.loads(done.stdout)
+def test_an_exit_code_leaves_the_process():
+    """The real command in a process of its own."""
+    command = [sys.executable, "-m", "minimind.cli", "run", "-r", "quickstrat"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and "did you mean `quickstart`" in done.stderr
+
+
+def test_plan_tells_of_every_stage_and_starts_nothing(home: Path, minimind: Command):
+    _, out, _ = minimind("plan", "--json")
+    steps = json.loads(out)
     assert [step["stage"] for step in steps][-1] == "publish"
     assert {step["reuse"] for step in steps} == {False}
-    assert not (tmp_path / "artifacts").exists()
+    assert not (home / "artifacts").exists()
 
 
-def test_generate_answers_and_the_same_seed_gives_the_same_text(tmp_path: Path, model_dir: Path):
+def test_generate_answers_and_the_same_seed_gives_the_same_text(model_dir: Path, minimind: Command):
     arguments = ("generate", "Hello", "-m", str(model_dir), "--seed", "3", "--max-tokens", "8", "--json")
-    first, second = (json.loads(run(*arguments, home=tmp_path).stdout) for _ in range(2))
+    first, second = (json.loads(minimind(*arguments)[1]) for _ in range(2))
     assert first == second
     assert set(first) == {"text", "tokens", "finish_reason"}
 
 
-def test_chat_can_be_piped(tmp_path: Path, model_dir: Path):
-    done = run("chat", str(model_dir), "--max-tokens", "4", "--seed", "1", home=tmp_path, stdin="Hello\n/exit\n")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+def test_chat_can_be_piped(model_dir: Path, minimind: Command, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Hello\n/exit\n")))
+    code, out, error = minimind("chat", str(model_dir), "--max-tokens", "4", "--seed", "1")
+    assert code == 0, error
+    assert out.strip()
 
 
-def test_fsck_names_the_damaged_file_and_exits_with_1(tmp_path: Path, tokenizer_artifact):
-    home = tokenizer_artifact.dir.parents[2]
-    assert run("fsck", home=home).returncode == 0
+def test_fsck_names_the_damaged_file_and_exits_with_1(
+    tokenizer_artifact: Artifact, minimind: Command, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MINIMIND_HOME", str(tokenizer_artifact.dir.parents[2]))
+    assert minimind("fsck")[0] == 0
     path = tokenizer_artifact.dir / "report.json"
     before = path.read_bytes()
     try:
         path.write_bytes(before.replace(b"{", b"[", 1))
-        done = run("fsck", home=home)
-        assert done.returncode == 1
-        assert "report.json" in done.stdout
+        code, out, _ = minimind("fsck")
+        assert code == 1
+        assert "report.json" in out
     finally:
         path.write_bytes(before)

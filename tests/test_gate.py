@@ -2,19 +2,16 @@
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SealCorpus, documents
+from conftest import Command, SealCorpus, documents
 from evaluation_parts import EVALUATION, Makers, figure
 from rich.console import Console
 
 from flows import local
 from minimind.artifact import Artifact, Store
-from minimind.cli.app import main
 from minimind.errors import ConfigError, GateError, MissingError
 from minimind.evaluate.config import GateConfig
 from minimind.evaluate.evaluated import BITS, TEXT, evaluated, texts_anew
@@ -31,7 +28,6 @@ from tasks.registry import CHAMPION
 from tasks.stage import Pipeline
 from tasks.tracking import Tracker
 
-Command = Callable[..., tuple[int, str, str]]
 NOISE = 0.3
 """Of the planted regression: it costs some tenths of a bit per byte."""
 
@@ -62,19 +58,6 @@ def _here(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINIMIND_HOME", str(home))
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-@pytest.fixture
-def minimind(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The command line: exit code, what it printed, and its errors."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["minimind", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")

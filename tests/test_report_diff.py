@@ -3,15 +3,13 @@
 import html.parser
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Command
 
 from minimind.artifact import Artifact, Inputs, Store, Summary
-from minimind.cli.app import main
 from minimind.config import Config
 from minimind.errors import ConfigError, MissingError
 from minimind.evaluate.card.difference import Difference, Row, difference, render_html
@@ -27,7 +25,6 @@ from minimind.stage import Stage, build
 ATTACK = "</div><script>alert('x')</script> \x1b[31m"
 TASKS = {"bits_per_byte": "text", "nats_per_token": "chat", "passed": "arithmetic", "margin": "preference"}
 """Metric → the task it is planted in."""
-Command = Callable[..., tuple[int, str]]
 
 
 class Planted(Config):
@@ -111,20 +108,10 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path)
 
 
-@pytest.fixture
-def minimind(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The command line: exit code and what it printed."""
+@pytest.fixture(autouse=True)
+def _here(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINIMIND_HOME", str(store.root.parent))
     monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["minimind", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out + said.err
-
-    return run
 
 
 def evaluated(store: Store, config: Planted, **models: Artifact) -> Artifact:
@@ -282,7 +269,7 @@ def test_the_command_gives_a_table_json_and_a_page(store: Store, minimind: Comma
     """Words of a model stay words on the page, which fetches nothing."""
     old, new = (Planted(values={"sft": {"bits_per_byte": around(value)}}, lr=value) for value in (2.0, 1.8))
     first, second = (str(evaluated(store, config).dir) for config in (old, new))
-    code, text = minimind("report", "diff", first, second)
+    code, text, _ = minimind("report", "diff", first, second)
     assert code == 0 and "better" in text and "-0.2000 (-0.2000 to -0.2000)" in text and "lr: 2.0 → 1.8" in text
     found = Difference.model_validate(json.loads(minimind("report", "diff", first, second, "--json")[1]))
     assert found == difference(*(evaluated(store, config) for config in (old, new)))
@@ -294,7 +281,7 @@ def test_the_command_gives_a_table_json_and_a_page(store: Store, minimind: Comma
     for expected in ("better", "lr: 2.0 → 1.8", "<script>alert('x')</script> ‹ESC›[31m", "(nothing)", "Prompt 11"):
         assert expected in words_of_page.words
     loose = folder(store, new, tmp_path / "loose")
-    code, text = minimind("report", "diff", first, str(loose))
+    code, text, _ = minimind("report", "diff", first, str(loose))
     assert code == 0 and "better" in text and "made of the same data" not in text
-    code, text = minimind("report", "diff", first, second, "--html", str(tmp_path / "nowhere" / "diff.html"))
-    assert code == 2 and "there is no directory" in text
+    code, _, error = minimind("report", "diff", first, second, "--html", str(tmp_path / "nowhere" / "diff.html"))
+    assert code == 2 and "there is no directory" in error
