@@ -5,8 +5,11 @@ Built once a session by the real stages, from text made of fixed word lists by a
 
 import os
 import random
+import shutil
+import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,6 +29,7 @@ from minimind.tokens.tokenizing import TOKENS, TokensConfig
 
 Command = Callable[..., tuple[int, str, str]]
 SealCorpus = Callable[..., Artifact]
+Tracked = Callable[[Path], Any]
 
 ENGLISH = (
     "the small boat sails over a quiet river while two old friends talk about bread and stars "
@@ -136,6 +140,26 @@ def minimind(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         return int(ended.value.code or 0), *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Tracked:
+    """`tracked(home)`: MLflow on a database in `home`, a copy of an empty one, since making one takes seconds."""
+    from tasks.runs import create_database
+    from tasks.tracking import Tracker
+
+    empty = tmp_path_factory.mktemp("mlflow")
+    create_database(empty)
+
+    def in_home(home: Path) -> Tracker:
+        home.mkdir(parents=True, exist_ok=True)
+        shutil.copy(empty / "mlflow.db", home)
+        with closing(sqlite3.connect(home / "mlflow.db", isolation_level=None)) as connection:
+            root = (home / "mlartifacts").as_uri()
+            connection.execute("UPDATE experiments SET artifact_location = ? || '/0'", [root])
+        return Tracker(home)
+
+    return in_home
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Tracked
 from engine_parts import GivenModel
 from test_batch import SFT, question, write
 from test_up import BIN, CHECKOUT
@@ -20,10 +21,11 @@ from tasks.tracking import Tracker
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracked: Tracked) -> Path:
     home = tmp_path / "home"
     monkeypatch.setenv("MINIMIND_HOME", str(home))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracked(home)
     return home
 
 

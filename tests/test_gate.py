@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Command, SealCorpus, documents
+from conftest import Command, SealCorpus, Tracked, documents
 from evaluation_parts import EVALUATION, Makers, figure
 from rich.console import Console
 
@@ -47,10 +47,10 @@ def makers(home: Path, tokenizer_artifact: Artifact, corpus: Artifact) -> Makers
 
 
 @pytest.fixture(scope="module")
-def tracker(home: Path) -> Tracker:
+def tracker(home: Path, tracked: Tracked) -> Tracker:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        return Tracker(home)
+        return tracked(home)
 
 
 @pytest.fixture(autouse=True)

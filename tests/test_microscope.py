@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Tracked
 from history_parts import seal_training
 from rich.console import Console
 from typer.testing import CliRunner
@@ -30,7 +31,6 @@ from minimind.train.stage_configs import DpoConfig, SftConfig
 from minimind.train.stages import SFT
 from tasks.display import Display
 from tasks.recording import FIRST_STEPS_FILE, Recording
-from tasks.tracking import Tracker
 
 LENGTHS: dict[RowKind, int] = {"pretrain": 64, "chat": 512, "preference": 512}
 
@@ -257,10 +257,10 @@ def test_the_command_prints_a_page_or_json(
 
 
 def test_a_training_logs_the_page_before_its_first_step(
-    sft: Artifact, token_artifacts: dict[RowKind, Artifact], store: Store, tmp_path: Path
+    sft: Artifact, token_artifacts: dict[RowKind, Artifact], store: Store, tmp_path: Path, tracked: Tracked
 ) -> None:
     """Who looks at a run sees what it learns from while there is time to stop it. Real MLflow on a file."""
-    tracker = Tracker(tmp_path / "home")
+    tracker = tracked(tmp_path / "home")
     pipeline: Any = SimpleNamespace(tracker=tracker, run_id=None, display=Display(Console(quiet=True)), store=store)
     config = SftConfig(epochs=1, length=512, batch_tokens=2048)
     context: dict[str, str] = {}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Tracked
 from engine_parts import GivenModel, given_model
 
 from minimind.artifact import MANIFEST_FILE, Artifact, Store, verify
@@ -32,13 +33,13 @@ PUBLISH = Stage("publish", given_model)
 
 
 @pytest.fixture(scope="module")
-def home(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(base: Path, tracked: Tracked, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store whose tracking server has one published model, with pickle switched off as it is under `minimind up`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
         home = tmp_path_factory.mktemp("served")
-        tracker = Tracker(home)
+        tracker = tracked(home)
         registration = tracker.record(build(PUBLISH, GivenModel(path=str(base)), {}, store=Store(home))[0])
         tracker.set_alias(str(registration.name), CHAMPION, str(registration.uri))
         yield home

@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from conftest import Tracked
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
@@ -36,9 +37,9 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
+def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracked: Tracked) -> Tracker:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return Tracker(tmp_path)
+    return tracked(tmp_path)
 
 
 def started(state: object = None) -> str:

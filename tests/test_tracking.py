@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import Tracked
 
 from minimind.artifact import Artifact, Store, Summary
 from minimind.config import Config
@@ -58,8 +59,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def tracker(home: Path) -> Tracker:
-    return Tracker(home)
+def tracker(home: Path, tracked: Tracked) -> Tracker:
+    return tracked(home)
 
 
 @pytest.fixture
@@ -135,6 +136,7 @@ def test_sync_delivers_what_was_made_while_the_tracker_was_away(tracker: Tracker
     assert tracker.registration(sft)
 
 
+@pytest.mark.slow
 def test_a_database_that_was_deleted_is_filled_again_from_the_artifacts(sft: Artifact, home: Path):
     """The truth lies in the store; notes of what was registered must not outlive the registry."""
     command = [sys.executable, "-c", TRACKER_IN_A_PROCESS.format(home=str(home), ask="sync(Store(Path(home)))")]
@@ -161,11 +163,13 @@ def test_runs_of_a_killed_process_are_ended_at_the_next_start(tracker: Tracker, 
     assert tracker.client.get_run(mine).info.status == "RUNNING"
 
 
+@pytest.mark.slow
 def test_four_processes_may_start_on_a_fresh_store_at_once(home: Path):
     """MLflow alone loses three of four here."""
     assert len(set(in_processes_at_once(home, ["experiment_id"] * 4))) == 1
 
 
+@pytest.mark.slow
 def test_what_four_processes_record_at_once_is_registered_once(sft: Artifact, tracker: Tracker, home: Path):
     """Two pipelines on one store: the one that sealed it, and others that find it missing in MLflow as they start."""
     outputs = in_processes_at_once(home, [f"record(open_artifact(Path({str(sft.dir)!r}))).uri"] * 4)
@@ -174,6 +178,7 @@ def test_what_four_processes_record_at_once_is_registered_once(sft: Artifact, tr
     assert [run.info.status for run in runs] == ["FINISHED"]
 
 
+@pytest.mark.slow
 def test_candidate_is_the_newest_of_versions_that_are_registered_at_once(tracker: Tracker, home: Path):
     """Who set the alias last is not who registered last."""
     configs = [TrainConfig(lr=lr) for lr in (0.1, 0.2, 0.3, 0.4)]
@@ -252,10 +257,12 @@ def test_the_stages_stored_whole_are_the_models_and_the_tokenizer():
     assert {"tokenizer", "pretrain", "sft", "dpo", "lora", "distill", "publish"} == WHOLE
 
 
-def test_each_store_of_a_process_has_a_database_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_each_store_of_a_process_has_a_database_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracked: Tracked
+):
     """MLflow puts the server it is set to into the environment, where the next store would find it."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    first, second = (Tracker(tmp_path / name) for name in ("first", "second"))
+    first, second = (tracked(tmp_path / name) for name in ("first", "second"))
     assert "first" in first.uri and "second" in second.uri
     second.begin("only here", tags={})
     assert not first.client.search_runs([first.experiment_id])
