@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: help install quickstart test slow chaos lint bench up clean
+.PHONY: help install quickstart test slow chaos audit lint bench up clean
 
 help:
 	@echo "make quickstart   install, then raw text to a chat model on the embedded default"
 	@echo "make test         install, then the fast tests"
 	@echo "make slow         the tests that take minutes, real servers and kills among them"
 	@echo "make chaos        faults, one after the other, and what becomes of them"
+	@echo "make audit        what bandit finds (answered in docs/decisions/016) and known holes in packages"
 	@echo "make lint         style and import contracts"
 	@echo "make bench        speed of data plane and token sets against their peers, which are installed for it"
 	@echo "make up           Prefect, MLflow and the deployments, until Ctrl-C"
@@ -36,6 +37,11 @@ slow: install
 
 chaos: install
 	$(BIN)/python -m pytest -m chaos
+
+audit: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check bandit pip-audit
+	$(BIN)/bandit --quiet --recursive --severity-level medium --exit-zero minimind tasks flows benchmarks
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 lint: install
 	$(BIN)/ruff check .

@@ -173,7 +173,7 @@ def llama_cpp(kind: str) -> Callable[[Path], dict[str, Any]]:
                 def complete(prompt: list[int], count: int) -> None:
                     always = {"temperature": 0.0, "cache_prompt": False, "ignore_eos": True}
                     body = json.dumps({"prompt": prompt, "n_predict": count, **always}).encode()
-                    with urllib.request.urlopen(f"{server.listening_address}/completion", body) as answer:
+                    with urllib.request.urlopen(f"{server.listening_address}/completion", body) as answer:  # noqa: S310
                         assert json.loads(answer.read())["tokens_predicted"] == count
 
                 def spent(rows: int, count: int, seed: int) -> float:

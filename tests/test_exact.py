@@ -65,7 +65,7 @@ def test_gradients_are_added_in_the_order_of_the_tree() -> None:
 @pytest.mark.parametrize(
     ("stage", "config"),
     [
-        ("pretrain", PretrainConfig(model=TINY, **{**EXACT, **SHORT})),
+        pytest.param("pretrain", PretrainConfig(model=TINY, **{**EXACT, **SHORT}), marks=pytest.mark.slow),
         pytest.param("pretrain", PretrainConfig(model=MOE, optimizer="muon", **EXACT), marks=pytest.mark.slow),
         pytest.param("pretrain", PretrainConfig(model=TINY, **{**EXACT, "precision": "bf16"}), marks=pytest.mark.slow),
         pytest.param("sft", SftConfig(**EXACT, mix={"pretrain": 0.3}), marks=pytest.mark.slow),

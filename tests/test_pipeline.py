@@ -383,6 +383,7 @@ def test_preference_training_reads_text_where_its_settings_ask_for_it(parameters
     assert "tokens_pretrain" not in {step.label: step for step in planned(parameters)}["dpo"].reads
 
 
+@pytest.mark.slow
 def test_gc_keeps_what_the_registry_names_and_finds_what_it_left_behind(
     parameters: dict[str, str], published: str, tracker: Tracker
 ):
@@ -397,6 +398,7 @@ def test_gc_keeps_what_the_registry_names_and_finds_what_it_left_behind(
     assert {path.partition("/")[0] for path in paths} == {"lora"}
 
 
+@pytest.mark.slow
 def test_a_stage_goes_on_downstream_only_if_asked(parameters: dict[str, str], published: str, tracker: Tracker):
     names = ("lora", "chat")
     before = {name: tracker.client.get_registered_model(f"minimind-{name}").aliases["candidate"] for name in names}

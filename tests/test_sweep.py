@@ -295,6 +295,7 @@ def run_of(comparison: Comparison) -> str:
     return comparison.mlflow.rpartition("/")[2].partition("?")[0]
 
 
+@pytest.mark.slow
 def test_what_points_share_is_run_once(tracker: Tracker, pipelines: Comparison):
     points = runs_below(tracker, run_of(pipelines))
     assert {name: run.info.status for name, run in points.items()} == {
@@ -308,6 +309,7 @@ def test_what_points_share_is_run_once(tracker: Tracker, pipelines: Comparison):
     assert (failed, last) == ({"sft"}, {"sft", "evaluate", "publish"})
 
 
+@pytest.mark.slow
 def test_points_can_be_compared_in_mlflow(tracker: Tracker, pipelines: Comparison):
     """Settings as parameters and figures as metrics, on the runs of the points."""
     best = runs_below(tracker, run_of(pipelines))["lr=1e-2"]
@@ -320,6 +322,7 @@ def test_points_can_be_compared_in_mlflow(tracker: Tracker, pipelines: Compariso
     assert {"figures/metric.png", "figures/curves.png"} <= pictures
 
 
+@pytest.mark.slow
 def test_a_point_that_fails_stops_no_other_and_is_told(tracker: Tracker, pipelines: Comparison):
     assert [result.state for result in pipelines.results] == ["made", "failed", "made"]
     assert [result.name for result in pipelines.ranked()] == ["lr=1e-2", "lr=1e-4", "lr=1e30"]
@@ -328,6 +331,7 @@ def test_a_point_that_fails_stops_no_other_and_is_told(tracker: Tracker, pipelin
     assert PointsFailed.exit_code == 1
 
 
+@pytest.mark.slow
 def test_the_aliases_are_at_the_best_point_not_at_the_last(pipelines: Comparison):
     """The last point published the second version of both."""
     assert {move.alias: move.now for move in pipelines.moved} == {
@@ -337,6 +341,7 @@ def test_the_aliases_are_at_the_best_point_not_at_the_last(pipelines: Comparison
     }
 
 
+@pytest.mark.slow
 def test_prefect_shows_the_comparison_and_a_run_for_each_point(pipelines: Comparison):
     with get_client(sync_client=True) as client:
         artifacts = {artifact.key: artifact.data for artifact in client.read_artifacts()}
@@ -345,6 +350,7 @@ def test_prefect_shows_the_comparison_and_a_run_for_each_point(pipelines: Compar
     assert {"sweep sft.lr", "lr=1e-2", "lr=1e30", "lr=1e-4"} <= names
 
 
+@pytest.mark.slow
 def test_what_is_there_is_reused_and_another_metric_makes_another_candidate(tracker: Tracker, stages: Comparison):
     """Nothing is trained for it; the champion is that of a published model, and no point published one here."""
     assert {result.name: result.state for result in stages.results} == {"lr=1e-2": "reused", "lr=1e-4": "reused"}
@@ -355,6 +361,7 @@ def test_what_is_there_is_reused_and_another_metric_makes_another_candidate(trac
         assert tracker.alias_of(f"minimind-{name}", alias) == f"models:/minimind-{name}/{version}"
 
 
+@pytest.mark.slow
 def test_a_sweep_that_changes_nothing_is_refused_before_it_starts(project: dict[str, str], pipelines: Comparison):
     for settings, message in (
         (["sft.processes=1,2"], "would make the same: sft.processes is not read"),
@@ -368,6 +375,7 @@ def test_a_sweep_that_changes_nothing_is_refused_before_it_starts(project: dict[
         prepare(["sft.lr=1e-3,1e-4"], "sft", **project)
 
 
+@pytest.mark.slow
 def test_the_plan_counts_what_points_share_once(project: dict[str, str], pipelines: Comparison):
     plan = prepare(["pretrain.lr=1e-3,1e-4", "sft.lr=1e-2,1e-4"], **project)
     labels = [step.label for step in plan.waiting]

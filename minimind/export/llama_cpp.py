@@ -62,7 +62,7 @@ class LlamaCpp:
         return self._ask("/completion", {**always, **body})
 
     def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        request = urllib.request.Request(
+        request = urllib.request.Request(  # noqa: S310  of our own server
             self._address + path, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
         )
         with self._opener.open(request) as answer:

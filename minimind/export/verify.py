@@ -58,9 +58,9 @@ def verify_hf(folder: Path, model: Transformer, tokenizer: Tokenizer, *, config:
     with _quiet_transformers():
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
         subject = _Subject("hf", config.dtype, held, tokenizer, _logits_of(stock), _answer_of(stock))
-        unequal = _unequal_ids(AutoTokenizer.from_pretrained(folder), tokenizer)
+        unequal = _unequal_ids(AutoTokenizer.from_pretrained(folder, local_files_only=True), tokenizer)
         return _compare(subject, model, tolerance=TOLERANCE, unequal_ids=unequal)
 
 
@@ -83,7 +83,7 @@ def verify_adapter(adapter: Path, base: Path, model: Transformer, tokenizer: Tok
         from peft import PeftModel
         from transformers import AutoModelForCausalLM
 
-        stock = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        stock = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
         adapted = PeftModel.from_pretrained(stock, str(adapter)).eval()
         subject = _Subject("adapter", "fp32", model, tokenizer, _logits_of(adapted), _answer_of(adapted))
         return _compare(subject, model, tolerance=TOLERANCE, unequal_ids=0)

@@ -169,7 +169,7 @@ def _show(lines: list[str], names: dict[str, Any]) -> str | None:
                 if number == len(lines):
                     shown.seek(0)
                     shown.truncate()
-                exec(compile(line + "\n", "<example>", "single"), names)
+                exec(compile(line + "\n", "<example>", "single"), names)  # noqa: S102  of installed modules
     except BaseException:  # the example's failure, SystemExit too, is its answer
         return None
     return shown.getvalue().rstrip("\n")
