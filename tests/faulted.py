@@ -4,8 +4,10 @@ The pipeline runs once, undisturbed. Every fault then meets a copy of that store
 artifact was taken: one stage runs, the others are reused, and what it makes must be what it made before.
 """
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -23,6 +25,7 @@ from test_pipeline import write_project
 
 from minimind.artifact import Artifact, Store, verify
 from minimind.failpoints import VARIABLE
+from tasks.registry import note_path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MARK = "MINIMIND_SANDBOX"
@@ -98,8 +101,10 @@ class Sandbox:
         return found
 
     def forget(self, label: str) -> None:
-        """Take an artifact away, as somebody who makes room."""
-        shutil.rmtree(self.artifact(label).dir)
+        """Take an artifact away, and the note of its version: it is made and registered again."""
+        artifact = self.artifact(label)
+        note_path(self.home, artifact).unlink()
+        shutil.rmtree(artifact.dir)
 
     def digests(self) -> dict[str, dict[str, str]]:
         """Label → file → sha256 of all sealed artifacts, proven; without the files that tell of times."""
@@ -107,6 +112,9 @@ class Sandbox:
         for artifact in self.store.all():
             verify(artifact)
             payload = {entry.path: entry.sha256 for entry in artifact.manifest.files}
+            if (timed := artifact.dir / "evaluation.json").exists():
+                untimed = re.sub(r'"seconds": [0-9.e-]+', "", timed.read_text())
+                payload[timed.name] = hashlib.sha256(untimed.encode()).hexdigest()
             found[f"{artifact.label} {artifact.fingerprint}"] = {
                 path: digest for path, digest in payload.items() if Path(path).name not in UNEQUAL
             }
