@@ -7,10 +7,14 @@ its own config class beside its code; `minimind.recipe` puts them together).
 """
 
 import difflib
+import json
+import math
+import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, NoReturn, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -19,6 +23,20 @@ from minimind.errors import ArtifactError, ConfigError, MissingError
 
 WHERE = "where-not-what"
 """Marker for `Annotated[int, WHERE]`: the field is no part of a stage's identity."""
+
+
+_SETTINGS_BYTES = 16 << 20
+"""A hundred times the longest file of settings."""
+_WORDS = {
+    "model_type": "a table was expected",
+    "dict_type": "a table was expected",
+    "tuple_type": "a list was expected",
+    "int_type": "a whole number was expected",
+    "int_from_float": "a whole number was expected",
+    "int_parsing": "a whole number was expected",
+    "int_parsing_size": "a whole number was expected, not one of hundreds of digits",
+}
+"""pydantic's type of error → the same in TOML's words."""
 
 
 class Config(BaseModel):
@@ -41,36 +59,80 @@ class Config(BaseModel):
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, origin: str) -> Self:
         """Validate `values`; errors name `origin` (a file or option) and the key as it is written in TOML."""
+        if fault := next(_booleans_as_numbers(cls, values, ""), ""):
+            raise ConfigError(f"{origin}: {_printable(fault)}")
         try:
-            return cls.model_validate(values)
+            made = cls.model_validate(values)
         except ValidationError as error:
-            lines = [_explain(cls, detail) for detail in error.errors()]
-            raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
+            lines = list(dict.fromkeys(_explain(cls, detail) for detail in _first_causes(error.errors())))
+            raise ConfigError(f"{origin}: " + _printable("; ".join(lines))) from None
+        if fault := next(_unusable(made.model_dump(), ""), ""):
+            raise ConfigError(f"{origin}: {_printable(fault)}")
+        return made
 
     @classmethod
     def read_json(cls, path: Path, *, remedy: str) -> Self:
         """What a stage wrote to `path`. Raises MissingError or ArtifactError with the `remedy`."""
         try:
-            return cls.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
+            raw = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
             raise MissingError(f"{path}: no such file; {remedy}") from None
+        except OSError as error:
+            raise ArtifactError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+        return cls.from_json(raw, origin=path, remedy=remedy)
+
+    @classmethod
+    def from_json(cls, raw: bytes, *, origin: Path, remedy: str) -> Self:
+        """What `raw`, the content of `origin`, says. Raises ArtifactError with the `remedy`."""
+        try:
+            note = cls.model_validate_json(raw)
+            json.loads(raw, object_pairs_hook=_object, parse_constant=_no_number)
+            return note
         except ValidationError as error:
-            message = error.errors()[0]["msg"]
-            raise ArtifactError(f"{path}: damaged, or of another version ({message}); {remedy}") from None
+            first = error.errors()[0]
+            message = first["msg"] if first["type"] == "json_invalid" else _printable(_explain(cls, first))
+            raise ArtifactError(f"{origin}: damaged, or of another version ({message}); {remedy}") from None
+        except ValueError as error:
+            raise ArtifactError(f"{origin}: damaged ({_printable(str(error))}); {remedy}") from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises MissingError or ConfigError with the file's name and the line."""
+    text = _settings_text(path).removeprefix("\ufeff")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a directory, a TOML file was expected") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 at byte {error.start}; save it as UTF-8") from None
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested too deep for a file of settings") from None
+    except ValueError:  # of Python's numbers, not of TOML
+        raise ConfigError(f"{path}: has a number of thousands of digits, which is no setting") from None
+
+
+def _settings_text(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():
+            what = "is a directory" if path.is_dir() else "is no regular file"
+            raise ConfigError(f"{path}: {what}, a TOML file was expected")
+        if path.stat().st_size > _SETTINGS_BYTES:
+            raise ConfigError(f"{path}: has more than {_SETTINGS_BYTES >> 20} MiB, it is no file of settings")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise MissingError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except OSError as error:
+        raise MissingError(f"{path}: cannot be read ({error.strerror}); look at its place and permissions") from None
+
+
+def expanded(path: str | Path) -> Path:
+    """A path as a person wrote it, with `~` and `~name` as home directories; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111, pathlib's raises a RuntimeError there
+
+
+def shortened(text: str, size: int = 200) -> str:
+    """`text` for an error: what a file says may be of any length."""
+    return text if len(text) <= size else f"{text[: size // 2]}…{text[-size // 2 :]}"
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -101,7 +163,7 @@ def nearest(word: str, known: Sequence[str]) -> str:
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -115,18 +177,95 @@ def _identity_of(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def _unusable(value: Any, key: str) -> Iterator[str]:
+    """What no setting may be: a number that JSON has not, a name or a path with a NUL. Lists of texts may have one."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _unusable(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            if not isinstance(inner, str):
+                yield from _unusable(inner, f"{key}.{number}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"`{key}` is {value}; a finite number was expected"
+    elif isinstance(value, str) and "\0" in value:
+        yield f"`{key}` has a NUL character: {value[:40]!r}"
+
+
+def _printable(text: str) -> str:
+    """`text` on one line: a key of a file may be any string, and an error goes to a terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError where a key stands twice: which of them is meant nobody knows."""
+    if doubled := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise ValueError(f"key `{doubled[0]}` stands twice in one object")
+    return dict(pairs)
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _booleans_as_numbers(cls: type[Config], values: Any, key: str) -> Iterator[str]:
+    """Where `values` has true or false for a number: read as 1 or 0 it would be a setting that nobody made."""
+    if not isinstance(values, Mapping):
+        return
+    for name, field in cls.model_fields.items():
+        value, place = values.get(name), f"{key}.{name}" if key else name
+        if isinstance(value, bool):
+            kinds = {*_plain_types(field.annotation)}
+            if kinds & {int, float} and bool not in kinds:
+                yield f"`{place}` is {str(value).lower()}; a number was expected"
+        for inner in _config_classes(field.annotation):
+            several = value if isinstance(value, list | tuple) else [value]
+            for number, one in enumerate(several):
+                yield from _booleans_as_numbers(inner, one, f"{place}.{number}" if several is value else place)
+
+
+def _plain_types(annotation: Any) -> Iterator[Any]:
+    """The types in an annotation; of a literal those of its values."""
+    if get_origin(annotation) is Literal:
+        yield from map(type, get_args(annotation))
+    elif inner := get_args(annotation):
+        for one in inner:
+            yield from _plain_types(one)
+    else:
+        yield annotation
+
+
+def _first_causes(details: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Without those that only follow from others: a list whose one item is wrong is not too short besides."""
+    places = [detail["loc"] for detail in details]
+    return [
+        detail
+        for detail in details
+        if detail["type"] != "too_short"
+        or not any(len(place) > len(detail["loc"]) and place[: len(detail["loc"])] == detail["loc"] for place in places)
+    ]
+
+
+def _is_alternative(part: int | str) -> bool:
+    """Whether a part of pydantic's location is no key, but which type of several was tried."""
+    return isinstance(part, str) and ("[" in part or part.startswith("constrained-"))
+
+
 def _explain(cls: type[Config], detail: ErrorDetails) -> str:
     """One pydantic error as a sentence with the dotted key."""
-    location = [str(part) for part in detail["loc"]]
+    location = [str(part) for part in detail["loc"] if not _is_alternative(part)]
     key = ".".join(location) or cls.__name__
     if detail["type"] == "extra_forbidden":
-        known = _known_keys(cls, detail["loc"][:-1])
-        return f"unknown key `{key}`" + nearest(location[-1], known)
+        *tables, unknown = map(str, detail["loc"])
+        key = ".".join([part for part in tables if not _is_alternative(part)] + [unknown])
+        return f"unknown key `{key}`" + nearest(unknown, _known_keys(cls, detail["loc"][:-1]))
     if detail["type"] == "missing":
         return f"`{key}` is missing"
-    message = detail["msg"].removeprefix("Value error, ")
+    message = _WORDS.get(detail["type"]) or detail["msg"].removeprefix("Value error, ")
     given = detail.get("input")
-    shown = "" if isinstance(given, Mapping) else f" (given: {given!r})"
+    if detail["type"] == "tuple_type" and isinstance(given, Mapping):
+        message += f"; write each as [[{key}]]"
+    shown = "" if isinstance(given, Mapping) else f" (given: {given!r:.80})"
     return f"`{key}`: {message[0].lower()}{message[1:]}{shown}"
 
 

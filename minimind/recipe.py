@@ -7,17 +7,17 @@ A training section that is left out is a stage that does not run; `[pretrain]` a
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from minimind import runtime
-from minimind.config import WHERE, Config, apply_overrides, nearest, read_toml
-from minimind.data.documents import RowKind
+from minimind.config import WHERE, Config, apply_overrides, expanded, nearest, read_toml
+from minimind.data.documents import CONTENT, RowKind
 from minimind.errors import ConfigError, MissingError
 from minimind.evaluate.config import EvaluateConfig, GateConfig, PublishConfig, PublishSection, resolved
 from minimind.model.config import ModelConfig
-from minimind.tokens.fitting import TooLong
+from minimind.tokens.fitting import LEAST_TOKENS, TooLong
 from minimind.tokens.foreign_tokenizer import open_foreign
 from minimind.tokens.tokenizer_training import TokenizerConfig
 from minimind.tokens.tokenizing import TokensConfig
@@ -39,7 +39,7 @@ class TokensSection(Config):
     lora_too_long: TooLong = "drop"
     preference_too_long: Literal["drop", "cut_left"] = "drop"
     prompt_too_long: Literal["drop", "cut_left"] = "drop"
-    max_prompt_tokens: Annotated[int, Field(ge=8)] | None = None
+    max_prompt_tokens: Annotated[int, Field(ge=LEAST_TOKENS)] | None = None
     """Longest prompt; no training of a recipe reads prompts, so no `length` says it."""
 
 
@@ -69,6 +69,18 @@ class Recipe(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     publish: PublishSection = PublishSection()
     gate: GateConfig = GateConfig()
+
+    @model_validator(mode="after")
+    def _rows_hold_a_conversation(self) -> Self:
+        for name in ("pretrain", "sft", "dpo", "lora", "distill"):
+            training: TrainConfig | None = getattr(self, name)
+            if training is None or training.length >= LEAST_TOKENS:
+                continue
+            if any(kind in (training.own_kind({kind}), *training.mix) for kind in CONTENT if kind != "pretrain"):
+                raise ValueError(
+                    f"`{name}.length` {training.length} holds no conversation; give it {LEAST_TOKENS} or more"
+                )
+        return self
 
     def pretrain_config(self, vocab_size: int) -> PretrainConfig:
         """`[pretrain]` together with `[model]`, sized for the tokenizer that is used."""
@@ -115,9 +127,9 @@ def load_recipe(recipe: str, *, overrides: Sequence[str] = (), data: str | None 
 
     Raises MissingError with the names that ship, or ConfigError with the file, the key and the nearest known key.
     """
-    path = Path(recipe).expanduser() if recipe.endswith(".toml") else recipe_dir() / f"{recipe}.toml"
-    if not path.exists():
-        known = recipe_names()
+    is_path, known = recipe.endswith(".toml"), recipe_names()
+    path = expanded(recipe) if is_path else recipe_dir() / f"{recipe}.toml"
+    if not (path.exists() if is_path else recipe in known):  # a name does not lead elsewhere
         raise MissingError(f"no recipe `{recipe}`{nearest(recipe, known)}; a path must end in .toml")
     values = _one_length(apply_overrides(read_toml(path), overrides), overrides)
     values.setdefault("name", path.stem)
@@ -143,8 +155,11 @@ def _tokenizer(table: dict[str, Any], path: Path, overrides: Sequence[str]) -> d
     if "tokenizer.file" in given and "tokenizer.vocab_size" not in given:
         table = {key: value for key, value in table.items() if key != "vocab_size"}
     base = Path.cwd() if "tokenizer.file" in given else path.resolve().parent
-    file = str(base / Path(table["file"]).expanduser())
-    size = open_foreign(file).vocab_size
+    file = str(base / expanded(table["file"]))
+    try:
+        size = open_foreign(file).vocab_size
+    except (ConfigError, MissingError) as error:
+        raise type(error)(f"{path}: {error}") from None
     if table.get("vocab_size", size) != size:
         raise ConfigError(
             f"{path}: `tokenizer.vocab_size` is {table['vocab_size']}, but `tokenizer.file` {file} has {size} ids; "

@@ -221,7 +221,7 @@ def test_a_temperature_near_zero_is_greedy_without_overflow() -> None:
         ("repetition_penalty", 0.0, "greater than or equal to 0.01"),
         ("max_tokens", 0, "greater than or equal to 1"),
         ("stop", [""], "at least 1 character"),
-        ("stop", "END", "tuple"),
+        ("stop", "END", "a list was expected"),
         ("seed", -1, "greater than or equal to 0"),
         ("min_p", 1.5, "less than or equal to 1"),
         ("presence_penalty", -2.5, "greater than or equal to -2"),

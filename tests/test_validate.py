@@ -179,10 +179,10 @@ def test_foreign_shapes_are_checked_and_kept_as_they_are(tmp_path: Path):
     [
         ("a.jsonl", b"", "pretrain", "is empty; fetch it again"),
         ("a.jsonl", b"\n \n\n", "pretrain", "has only blank lines"),
-        ("a.jsonl", gzip.compress(b""), "pretrain", "is empty"),
-        ("a.jsonl.gz", gzip.compress(GOOD * 99)[:-4], "pretrain", "the gzip archive is cut off"),
+        ("a.jsonl", gzip.compress(b"", mtime=0), "pretrain", "is empty"),
+        ("a.jsonl.gz", gzip.compress(GOOD * 99, mtime=0)[:-4], "pretrain", "the gzip archive is cut off"),
         ("a.jsonl.zst", zstandard.compress(GOOD * 99) + b"more", "pretrain", "something else behind its end"),
-        ("a.jsonl", gzip.compress(gzip.compress(GOOD)), "pretrain", "packed twice"),
+        ("a.jsonl", gzip.compress(gzip.compress(GOOD, mtime=0), mtime=0), "pretrain", "packed twice"),
         ("a.jsonl", b"<!DOCTYPE html><html>", "pretrain", "a web page"),
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "pretrain", "git lfs pull"),
         ("a.jsonl", (GOOD * 9).decode().encode("utf-16"), "pretrain", "is UTF-16"),

@@ -36,7 +36,7 @@ import pyarrow as pa
 import xxhash
 
 from minimind.data.kinds import CONVERSATIONS, RowKind
-from minimind.data.reading.strict_json import RowError
+from minimind.data.reading.strict_json import RowError, read_json
 
 Row = dict[str, Any]
 Message = dict[str, str | None]
@@ -273,9 +273,9 @@ def _json_string(value: Any, where: str) -> str | None:
         return _string(json_text(value, where), where)
     text = _string(value, where)
     try:
-        inner = json.loads(text)
-    except (json.JSONDecodeError, RecursionError, ValueError) as error:
-        raise RowError("bad_json", f"{where} is not JSON: {str(error)[:80]}") from None
+        inner = read_json(text.encode("utf-8"))
+    except RowError as error:
+        raise RowError(error.reason, f"{where} is not JSON: {error.detail}") from None
     if not isinstance(inner, list | dict):
         raise RowError("wrong_type", f"{where} is {type_name(inner)}; a JSON list or object was expected")
     return text if inner else None

@@ -241,6 +241,8 @@ def _place(value: Mapping[str, Any]) -> Place:
     source, file, line = value["source"], value.get("file") or "", value["line"]
     if not isinstance(source, str) or not isinstance(file, str) or isinstance(line, bool) or not isinstance(line, int):
         raise RowError("wrong_type", "`source` and `file` are strings, `line` is a number")
+    if line < 1:
+        raise RowError("wrong_type", f"`line` is {line}; lines are counted from 1")
     name, _, inner = source.partition("/")  # the source as `minimind trace` prints it
     return Place(name, file or inner, line)
 

@@ -141,7 +141,7 @@ def _taken(directory: Path) -> Path:
 def _keep_if_same_plan(directory: Path, jobs: Sequence[Config]) -> None:
     plan = digest([job.model_dump(mode="json") for job in jobs])
     path = directory / _PLAN
-    if not path.exists() or path.read_text(encoding="utf-8") != plan:
+    if not path.exists() or path.read_bytes() != plan.encode():
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         runtime.write_atomic(path, plan)
@@ -168,8 +168,8 @@ def _watching(directory: Path, on_progress: Callable[[int], None]) -> Iterator[N
 
     def watch() -> None:
         while not ended.wait(_REPORT_SECONDS):
-            texts = [path.read_text(encoding="ascii") for path in directory.glob("*.done")]
-            on_progress(sum(int(text) for text in texts if text))
+            texts = [path.read_bytes() for path in directory.glob("*.done")]
+            on_progress(sum(int(text) for text in texts if text.isdigit()))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

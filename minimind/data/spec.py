@@ -11,7 +11,7 @@ from typing import Annotated, Self, get_args
 from pydantic import Field, model_validator
 
 from minimind import runtime
-from minimind.config import WHERE, Config, nearest, read_toml
+from minimind.config import WHERE, Config, expanded, nearest, read_toml
 from minimind.data.cleaning import CleanConfig
 from minimind.data.documents import RowKind
 from minimind.data.forget_list import named_rows
@@ -68,7 +68,7 @@ def load_spec(name_or_path: str | Path) -> DataSpec:
             source if source.path is None else source.replace(path=_resolved(source.path, base))
             for source in spec.source
         ),
-        forget=None if spec.forget is None else str(base / Path(spec.forget).expanduser()),
+        forget=None if spec.forget is None else str(base / expanded(spec.forget)),
         clean=spec.clean.replace(evaluation=tuple(_resolved(name, base) for name in spec.clean.evaluation)),
     )
 
@@ -109,17 +109,16 @@ def shard_config(spec: DataSpec, kind: RowKind) -> ShardConfig:
 
 def _spec_path(name_or_path: str | Path) -> Path:
     if str(name_or_path).endswith(".toml"):
-        return Path(name_or_path).expanduser()
+        return expanded(name_or_path)
     directory = runtime.CHECKOUT / "data_specs"
-    path = directory / f"{name_or_path}.toml"
-    if not path.is_file():
-        known = sorted(found.stem for found in directory.glob("*.toml"))
+    known = sorted(found.stem for found in directory.glob("*.toml"))
+    if str(name_or_path) not in known:  # a name does not lead elsewhere
         hint = nearest(str(name_or_path), known) if known else ""
         listed = f"; known: {', '.join(known)}" if "known:" not in hint else ""
         raise MissingError(f"no data spec `{name_or_path}`{hint}{listed}; or give a path that ends in .toml")
-    return path
+    return directory / f"{name_or_path}.toml"
 
 
 def _resolved(path: str, base: Path) -> str:
     """`path` as seen from the data spec; a URL as it is."""
-    return path if is_remote(path) else str(base / Path(path).expanduser())
+    return path if is_remote(path) else str(base / expanded(path))

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from minimind.artifact import Artifact, Store
-from minimind.config import Config
+from minimind.config import Config, expanded
 from minimind.data.cleaning import CLEAN, CleanConfig
 from minimind.data.documents import CONTENT, RowKind
 from minimind.data.dropped import CHANGED_FILE, DROPPED_FILE
@@ -104,7 +104,7 @@ def _write_dropped(cleaned: Artifact, sources: Mapping[str, str], path: Path) ->
 
 
 def _absolute(path: str) -> str:
-    return path if is_remote(path) else str(Path(path).expanduser().resolve())
+    return path if is_remote(path) else str(expanded(path).resolve())
 
 
 def _named(paths: Sequence[str]) -> dict[str, str]:

@@ -8,12 +8,12 @@ sliding windows, other scalings of positions, multipliers, dense layers among ex
 Not here: tensors (`foreign_weights`), which decide what a config.json of upstream does not say (qk-norm).
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from minimind.data.reading.strict_json import RowError, read_json
 from minimind.errors import ConfigError, MissingError
 from minimind.model.config import ModelConfig
 from minimind.model.layers import YARN_BETA_FAST, YARN_BETA_SLOW, YARN_FACTOR, YARN_ORIGINAL_POSITIONS
@@ -35,6 +35,8 @@ _SIZES = (
     *("intermediate_size", "moe_intermediate_size", "num_experts", "num_local_experts", "n_routed_experts"),
     *("num_experts_per_tok", "max_position_embeddings"),
 )
+_NUMBERS = ("rms_norm_eps", "rope_theta", "attention_multiplier", "partial_rotary_factor", "factor")
+_FLAGS = ("tie_word_embeddings", "use_moe", "inference_rope_scaling", "use_sliding_window", "norm_topk_prob")
 _REFUSED: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
@@ -56,11 +58,13 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
 def read_config(path: Path) -> dict[str, Any]:
     """The settings in a config.json. Raises MissingError or ConfigError naming the file."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path.read_bytes())
     except FileNotFoundError:
         raise MissingError(f"{path}: no such file; give the folder that has it") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: is not valid JSON ({error})") from None
+    except RowError as error:
+        raise ConfigError(f"{path}: is not valid JSON ({error.detail}); fetch it again") from None
+    except OSError as error:
+        raise MissingError(f"{path}: cannot be read ({error.strerror}); look at its place and permissions") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds {type(values).__name__}, a JSON object was expected")
     return values
@@ -98,6 +102,7 @@ def own_config(values: Mapping[str, Any], *, qk_norm: bool, where: str) -> Model
 
 def _require_types(values: Mapping[str, Any], where: str) -> None:
     """Sizes are whole numbers above 0; what is said of positions is a table. The rest is checked where it is used."""
+    tables = [values.get(name) or {} for name in ("rope_parameters", "rope_scaling")]
     for name in _SIZES:
         size = values.get(name)
         if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
@@ -105,6 +110,20 @@ def _require_types(values: Mapping[str, Any], where: str) -> None:
     for name in ("rope_parameters", "rope_scaling"):
         if not isinstance(values.get(name) or {}, Mapping):
             raise ConfigError(f"{where}: {name} is {type(values[name]).__name__}, a JSON object was expected")
+    for table, name in ((table, name) for table in (values, *tables) for name in _NUMBERS):
+        number = table.get(name)
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
+            raise ConfigError(f"{where}: {name} = {number!r:.80}; a number was expected")
+    for name in _FLAGS:
+        if not isinstance(values.get(name), bool | None):
+            raise ConfigError(f"{where}: {name} = {values[name]!r:.80}; true or false was expected")
+    layers = values.get("layer_types") or []
+    if not isinstance(layers, list) or not all(isinstance(kind, str) for kind in layers):
+        raise ConfigError(f"{where}: layer_types = {layers!r:.80}; a list of names was expected")
+    for name in ("n_shared_experts", "shared_intermediate_size"):
+        shared = values.get(name)
+        if shared is not None and (isinstance(shared, bool) or not isinstance(shared, int) or shared < 0):
+            raise ConfigError(f"{where}: {name} = {shared!r:.80}; a whole number was expected")
 
 
 def _refuse(values: Mapping[str, Any], kind: str, where: str) -> None:

@@ -7,7 +7,6 @@ config are left out. A head that equals the embedding is a tied one.
 Not here: the shape that is wanted (`foreign_config`, `inference`).
 """
 
-import json
 import pickle
 import warnings
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from minimind.config import shortened
+from minimind.data.reading.strict_json import RowError, read_json
 from minimind.errors import ConfigError, DataError, MissingError
 from minimind.export.hf_model import own_state
 from minimind.model.config import ModelConfig
@@ -31,6 +32,8 @@ _WRAPPERS = ("_orig_mod.", "module.")
 _NESTED = ("model", "state_dict", "model_state_dict")
 """Under which a checkpoint has its weights, beside other things."""
 _BUFFERS = ("rotary_emb.inv_freq", "freqs_cos", "freqs_sin", "freqs_cis", "pos_cis", "attn.mask")
+_HEADER_BYTES = 100_000_000
+"""The longest header that the library reads."""
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -53,18 +56,35 @@ def weight_files(path: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[str]:
     try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{index}: is damaged, or no index of shards (it has no weight_map)") from None
+        names = set(read_json(index.read_bytes())["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(
+            f"{index}: is damaged, or no index of shards (it has no weight_map); fetch the folder again"
+        ) from None
+    if odd := [name for name in names if not isinstance(name, str) or not _is_file_name(name)]:
+        raise DataError(f"{index}: weight_map has {str(odd[0])[:80]!r}; shards are named as files of the same folder")
+    if not names:
+        raise DataError(f"{index}: weight_map is empty, so there are no shards; fetch the folder again")
+    return sorted(names)
+
+
+def _is_file_name(name: str) -> bool:
+    return name.isprintable() and Path(name).name == name and name not in ("", "..")
 
 
 def read_tensors(files: Iterable[Path]) -> dict[str, Tensor]:
     """All tensors by name, as they are stored. Raises an error that names the file for what is no set of tensors."""
     state: dict[str, Tensor] = {}
     for path in files:
-        state |= _read_pickled(path) if path.suffix in PICKLED else _read_safetensors(path)
-    named = {_unwrapped(name): tensor for name, tensor in state.items()}
-    return {name: tensor for name, tensor in named.items() if not name.endswith(_BUFFERS)}
+        read = _read_pickled(path) if path.suffix in PICKLED else _read_safetensors(path)
+        for name, tensor in ((_unwrapped(name), tensor) for name, tensor in read.items()):
+            if name in state:
+                raise DataError(f"{path}: has {name}, which was read before; which of the two counts is not known")
+            if not name.endswith(_BUFFERS):
+                state[name] = tensor
+        if not read:
+            raise DataError(f"{path}: has no tensors; fetch it again or give another file")
+    return state
 
 
 def has_qk_norm(state: Mapping[str, Tensor]) -> bool:
@@ -115,11 +135,25 @@ def _with_shared_experts(config: ModelConfig, state: dict[str, Tensor]) -> dict[
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
+        _refuse_doubled(path)
         return load_file(path)
     except FileNotFoundError:
         raise MissingError(f"{path}: no such file, though the index lists it") from None
-    except SafetensorError as error:
-        raise DataError(f"{path}: is damaged or no safetensors file ({error})") from None
+    except (SafetensorError, OSError) as error:
+        why = shortened(" ".join(str(error).split()))
+        raise DataError(f"{path}: is damaged or no safetensors file ({why}); fetch it again") from None
+
+
+def _refuse_doubled(path: Path) -> None:
+    """Raise DataError for a header that names a tensor twice, of which a reader takes the one or the other."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = file.read(size) if size < _HEADER_BYTES else b""
+    try:
+        read_json(header)
+    except RowError as error:
+        if error.reason == "duplicate_key":
+            raise DataError(f"{path}: {error.detail}; it lies, give another file") from None
 
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
@@ -132,16 +166,27 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
             f"{path}: would run code when it is opened, or is no PyTorch file; save a state dict of tensors only: "
             'torch.save(model.state_dict(), "model.pth")'
         ) from None
-    except (RuntimeError, EOFError, OSError) as error:
-        raise DataError(f"{path}: is damaged or no PyTorch file ({str(error).splitlines()[0]})") from None
+    except FileNotFoundError:
+        raise MissingError(f"{path}: no such file, though the index lists it") from None
+    except Exception as error:  # torch's reader raises whatever its steps do on bytes that are no pickle of its own
+        said = str(error).partition(". ")[0].partition("\n")[0][:120]
+        why = said if " " in said else type(error).__name__
+        raise DataError(f"{path}: is damaged or no PyTorch file ({why}); fetch it again") from None
     for name in _NESTED:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
             loaded = loaded[name]
-    if not isinstance(loaded, Mapping) or not loaded:
+    if isinstance(loaded, Mapping) and not loaded:
+        raise DataError(f"{path}: has no tensors; fetch it again or give another file")
+    if not isinstance(loaded, Mapping):
         raise DataError(f"{path}: holds {type(loaded).__name__}, a state dict (name → tensor) was expected")
     other = next((name for name, value in loaded.items() if not isinstance(value, Tensor)), None)
     if other is not None:
         raise DataError(f"{path}: {other} is {type(loaded[other]).__name__}, a tensor was expected")
+    for name, tensor in loaded.items():
+        if not isinstance(name, str):
+            raise DataError(f"{path}: a tensor is named {name!r:.80}, a string was expected")
+        if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise DataError(f"{path}: {name} is {tuple(tensor.shape)} and not as many numbers are stored; it lies")
     return dict(loaded)
 
 

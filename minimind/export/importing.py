@@ -34,7 +34,7 @@ from minimind.export.foreign_weights import (
 )
 from minimind.export.inference import infer_config
 from minimind.export.probes import LONG_TEXT, TEXTS
-from minimind.housekeeping import pin
+from minimind.housekeeping.pins import pin
 from minimind.model.config import ModelConfig, count_parameters
 from minimind.model.transformer import Transformer
 from minimind.model.weights import save_model

@@ -6,6 +6,7 @@ whose shapes are the same, and from `--preset` where none is, or several are tha
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -29,8 +30,8 @@ def infer_config(state: Mapping[str, Tensor], *, preset: str | None, where: str)
     if preset is not None:
         if preset not in PRESETS:
             raise ConfigError(f"--preset {preset}: no such preset" + nearest(preset, list(PRESETS)))
-        return PRESETS[preset].replace(**told), []
-    fitting = {name: PRESETS[name].replace(**told) for name in PRESETS if seen.fits(PRESETS[name])}
+        return _of_preset(preset, told, where), []
+    fitting = {name: _of_preset(name, told, where) for name in PRESETS if seen.fits(PRESETS[name])}
     if len(set(map(repr, fitting.values()))) == 1:
         name = next(iter(fitting))
         return fitting[name], [f"{where}: heads, ε and the base of RoPE are those of the preset {name}"]
@@ -42,18 +43,22 @@ def infer_config(state: Mapping[str, Tensor], *, preset: str | None, where: str)
             f"{where}: its tensors do not tell {open_}, and no preset has their shapes (width {seen.hidden}, "
             f"feed-forward {seen.ffn}); give the folder with its config.json, or --preset of {', '.join(PRESETS)}"
         )
-    config = ModelConfig(
-        hidden_size=seen.hidden,
-        ffn_size=seen.ffn,
-        num_heads=seen.query // seen.head,
-        num_kv_heads=seen.key // seen.head,
-        head_size=seen.head,
-        **told,
-    )
+    sizes = {
+        "hidden_size": seen.hidden,
+        "ffn_size": seen.ffn,
+        "num_heads": seen.query // seen.head,
+        "num_kv_heads": seen.key // seen.head,
+        "head_size": seen.head,
+    }
+    config = ModelConfig.parse({**sizes, **told}, origin=where)
     assumed = (
         f"{where}: ε = {config.norm_eps:g}, RoPE θ = {config.rope_theta:g} and {config.max_positions} positions are"
     )
     return config, [f"{assumed} assumed, no file says them"]
+
+
+def _of_preset(name: str, told: Mapping[str, Any], where: str) -> ModelConfig:
+    return ModelConfig.parse({**PRESETS[name].model_dump(), **told}, origin=where)
 
 
 class _Seen:
@@ -67,14 +72,18 @@ class _Seen:
             self.key = state[f"{first}self_attn.k_proj.weight"].shape[0]
             dense = f"{first}mlp.gate_proj.weight"
             self.ffn = state[dense if dense in state else f"{first}mlp.experts.0.gate_proj.weight"].shape[0]
-        except (KeyError, ValueError) as error:
+            names = list(state)
+            self.layers = 1 + max(int(name.split(".")[2]) for name in names if name.startswith("model.layers."))
+            self.qk_norm = has_qk_norm(state)
+            self.head = len(state[f"{first}self_attn.q_norm.weight"]) if self.qk_norm else 0
+            if self.qk_norm and not self.head:
+                raise ValueError("a norm of nothing")
+        except KeyError as error:
             raise DataError(f"{where}: has no {error}, so it is no model of the family") from None
-        names = list(state)
-        self.layers = 1 + max(int(name.split(".")[2]) for name in names if name.startswith("model.layers."))
+        except (ValueError, IndexError, TypeError):
+            raise DataError(f"{where}: its tensors have not the names and shapes of a model of the family") from None
         self.experts = len({name for name in names if name.startswith(f"{first}mlp.experts.") and "gate_proj" in name})
         self.shared = any(name.startswith(f"{first}mlp.shared_experts.") for name in names)
-        self.qk_norm = has_qk_norm(state)
-        self.head = len(state[f"{first}self_attn.q_norm.weight"]) if self.qk_norm else 0
 
     def fits(self, preset: ModelConfig) -> bool:
         """Whether a preset has these shapes, the vocabulary and the number of layers aside."""

@@ -16,6 +16,10 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from minimind.config import Config, nearest
 
+MAX_PARAMETERS, MAX_PARTS = 10**12, 10_000
+"""Beyond what any machine holds: a slip of the pen, or a file that lies. A model's parts are made one by one."""
+MAX_POSITIONS = 1 << 30
+
 
 class ModelConfig(Config):
     """The shape of a decoder-only Transformer; every field changes what is computed."""
@@ -31,7 +35,7 @@ class ModelConfig(Config):
     rope_theta: PositiveFloat = 1e6
     norm_eps: PositiveFloat = 1e-6
     qk_norm: bool = True
-    max_positions: PositiveInt = 32768
+    max_positions: int = Field(default=32768, gt=0, le=MAX_POSITIONS)
     tie_embeddings: bool = True
     num_experts: int = Field(default=0, ge=0)
     """Routed experts per layer; 0 is a dense model."""
@@ -52,7 +56,7 @@ class ModelConfig(Config):
         filled = dict(values)
         preset = filled.pop("preset", None)
         if preset is not None:
-            if preset not in PRESETS:
+            if not isinstance(preset, str) or preset not in PRESETS:
                 raise ValueError(f"no preset is named {preset!r}" + nearest(str(preset), list(PRESETS)))
             filled = {**PRESETS[preset].model_dump(), **filled}
         hidden, heads = filled.get("hidden_size"), filled.get("num_heads")
@@ -66,6 +70,10 @@ class ModelConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if max(self.num_layers, self.num_experts) > MAX_PARTS:
+            raise ValueError(f"num_layers and num_experts must be at most {MAX_PARTS:,}")
+        if (size := count_parameters(self)) > MAX_PARAMETERS:
+            raise ValueError(f"it would have {size:.3g} parameters, more than {MAX_PARAMETERS:.0e}; look at its sizes")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.num_kv_heads})")
         if self.head_size % 2:
@@ -80,6 +88,30 @@ class ModelConfig(Config):
                 f"experts_per_token ({self.experts_per_token}) must be from 1 to num_experts ({self.num_experts})"
             )
         return self
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """All weights of a model of this shape; a tied embedding counts once."""
+    return _count(config, experts=config.num_experts)
+
+
+def count_active_parameters(config: ModelConfig) -> int:
+    """The weights one token passes through: of the routed experts only those it is sent to."""
+    return _count(config, experts=config.experts_per_token)
+
+
+def _count(config: ModelConfig, *, experts: int) -> int:
+    """Weights when `experts` routed experts per layer are counted (ignored for a dense model)."""
+    hidden = config.hidden_size
+    attention = 2 * hidden * config.head_size * (config.num_heads + config.num_kv_heads)
+    norms = 2 * hidden + (2 * config.head_size if config.qk_norm else 0)
+    swiglu = 3 * hidden * config.ffn_size
+    if config.num_experts:
+        feed_forward = swiglu * (experts + config.num_shared_experts) + hidden * config.num_experts
+    else:
+        feed_forward = swiglu
+    embeddings = config.vocab_size * hidden * (1 if config.tie_embeddings else 2)
+    return embeddings + config.num_layers * (attention + norms + feed_forward) + hidden
 
 
 PRESETS: dict[str, ModelConfig] = {
@@ -135,27 +167,3 @@ PRESETS: dict[str, ModelConfig] = {
     ),
 }
 """Shapes by name. `minimind-nano` is for minutes on a laptop; its vocabulary is set by the recipe."""
-
-
-def count_parameters(config: ModelConfig) -> int:
-    """All weights of a model of this shape; a tied embedding counts once."""
-    return _count(config, experts=config.num_experts)
-
-
-def count_active_parameters(config: ModelConfig) -> int:
-    """The weights one token passes through: of the routed experts only those it is sent to."""
-    return _count(config, experts=config.experts_per_token)
-
-
-def _count(config: ModelConfig, *, experts: int) -> int:
-    """Weights when `experts` routed experts per layer are counted (ignored for a dense model)."""
-    hidden = config.hidden_size
-    attention = 2 * hidden * config.head_size * (config.num_heads + config.num_kv_heads)
-    norms = 2 * hidden + (2 * config.head_size if config.qk_norm else 0)
-    swiglu = 3 * hidden * config.ffn_size
-    if config.num_experts:
-        feed_forward = swiglu * (experts + config.num_shared_experts) + hidden * config.num_experts
-    else:
-        feed_forward = swiglu
-    embeddings = config.vocab_size * hidden * (1 if config.tie_embeddings else 2)
-    return embeddings + config.num_layers * (attention + norms + feed_forward) + hidden

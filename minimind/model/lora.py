@@ -11,7 +11,6 @@ matrices Hugging Face stacks.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from minimind.config import nearest
+from minimind.data.reading.strict_json import read_json
 from minimind.errors import ArtifactError, ConfigError, MissingError
 from minimind.model.layers import Linear
 from minimind.model.transformer import Transformer
@@ -166,15 +166,22 @@ def load_adapter(directory: Path, model: Transformer) -> None:
     """Adapt `model` with what `save_adapter`, or peft for these matrices, wrote. Raises an error naming the file."""
     path = directory / ADAPTER_CONFIG_FILE
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path.read_bytes())
         rank, alpha, targets = int(config["r"]), float(config["lora_alpha"]), list(config["target_modules"])
         state = load_file(directory / ADAPTER_FILE)
     except FileNotFoundError as error:
         raise MissingError(f"{error.filename or directory / ADAPTER_FILE}: no such file; it is no adapter") from None
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, OSError, SafetensorError) as error:
         raise ArtifactError(f"{directory}: is damaged or no adapter ({error}); train it again") from None
-    apply_lora(model, rank=rank, alpha=alpha, targets=targets)
-    load_lora(model, {name.removeprefix(_PREFIX).removesuffix(".weight"): matrix for name, matrix in state.items()})
+    stored = {len(matrix) for name, matrix in state.items() if "lora_A" in name and matrix.ndim}
+    if stored != {rank}:  # before anything of that size is made
+        raise ArtifactError(f"{path}: r = {rank}, and the matrices have {sorted(stored)} rows; train it again")
+    own = {name.removeprefix(_PREFIX).removesuffix(".weight"): matrix for name, matrix in state.items()}
+    try:
+        apply_lora(model, rank=rank, alpha=alpha, targets=targets)
+        load_lora(model, own)
+    except (ArtifactError, ConfigError) as error:
+        raise ArtifactError(f"{directory}: is no adapter of this model: {error}") from None
 
 
 def _adapted(model: Transformer) -> dict[str, LoraLinear]:

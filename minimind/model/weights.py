@@ -5,7 +5,6 @@ written by the export. Loading checks every name and shape before a model is bui
 here: the tokenizer's files beside these, checksums (the artifact's manifest has them).
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from minimind.data.reading.strict_json import RowError, read_json
 from minimind.errors import ArtifactError, ConfigError, MissingError
 from minimind.model.config import ModelConfig
 from minimind.model.layers import Embedding, Linear
@@ -21,6 +21,7 @@ from minimind.runtime import write_atomic, write_json
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+_FLOATS = ("F32", "F64", "F16", "BF16")
 REMEDY = "build the stage that wrote it again, or point to another model directory"
 
 
@@ -38,11 +39,13 @@ def load_config(directory: Path) -> ModelConfig:
     """The shape of the model in `directory`. Raises MissingError, ArtifactError or ConfigError naming the file."""
     path = directory / CONFIG_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path.read_bytes())
     except FileNotFoundError:
         raise MissingError(f"{path}: no such file; {directory} is no model directory: {REMEDY}") from None
-    except ValueError as error:
-        raise ArtifactError(f"{path}: is not valid JSON ({error}); {REMEDY}") from None
+    except RowError as error:
+        raise ArtifactError(f"{path}: is not valid JSON ({error.detail}); {REMEDY}") from None
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
     if not isinstance(values, dict):
         raise ArtifactError(f"{path}: holds {type(values).__name__}, a JSON object was expected; {REMEDY}")
     return ModelConfig.parse(values, origin=str(path))
@@ -74,8 +77,12 @@ def _read_weights(path: Path, shapes: dict[str, torch.Size], device: torch.devic
         with safe_open(path, framework="pt", device=str(device)) as file:
             stored = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             _compare(path, stored, shapes)
+            if odd := [name for name in shapes if file.get_slice(name).get_dtype() not in _FLOATS]:
+                raise ArtifactError(f"{path}: {odd[0]} is stored as {file.get_slice(odd[0]).get_dtype()}; {REMEDY}")
             return {name: file.get_tensor(name).to(torch.float32) for name in shapes}
-    except SafetensorError as error:
+    except ArtifactError:
+        raise
+    except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path}: is damaged or no safetensors file ({error}); {REMEDY}") from None
 
 

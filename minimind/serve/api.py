@@ -13,7 +13,6 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Scope
 
 from minimind.serve.answers import Answer, ChatCompletion, Completion, Health, ModelCard, ModelList
@@ -21,7 +20,7 @@ from minimind.serve.chat_answer import ChatAnswer, Heading
 from minimind.serve.conversation import turns_of
 from minimind.serve.errors import ApiError, ErrorBody, unprocessable
 from minimind.serve.fleet import Chosen, Fleet
-from minimind.serve.gate import Gate, Log, Visit
+from minimind.serve.gate import Cors, Gate, Log, Visit
 from minimind.serve.limits import Limits
 from minimind.serve.metrics import Metrics
 from minimind.serve.questions import ChatQuestion, CompletionQuestion, Question, known_fields
@@ -89,7 +88,7 @@ def create_app(
     app.add_exception_handler(Exception, _on_fault)
     app.add_middleware(Gate, keys=keys, hosts=hosts, is_stopping=lambda: server.is_stopping)
     if origins:
-        app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
+        app.add_middleware(Cors, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(Log, finished=_counting(server))
     return app
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from minimind.serve.errors import CLOSE, ApiError
@@ -109,6 +111,18 @@ class Gate:
         digest = _digest(given.strip().encode("latin-1"))
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return scheme.lower() == "bearer" and any(matches)
+
+
+class Cors(CORSMiddleware):
+    """Starlette's, which refuses in plain text; ours refuses as everything here does."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        said = bytes(response.body).decode("utf-8", "replace")
+        headers = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+        return ApiError(response.status_code, said, code="cors_not_allowed", headers=headers).response()
 
 
 def is_loopback(host: str) -> bool:

@@ -22,10 +22,14 @@ from functools import cache
 from itertools import islice
 from typing import Any, Protocol
 
+from minimind.config import shortened
+from minimind.data.reading.strict_json import RowError, read_json
 from minimind.errors import ArtifactError, ConfigError
 from minimind.tokens.vocabulary import FIRST_BYTE, FIRST_PIECE, SPACE_MARK, SPECIAL_TOKENS, find_specials
 
 _MARK_IDS = [FIRST_BYTE + byte for byte in SPACE_MARK.encode("utf-8")]
+_MAX_IDS = 1 << 22
+"""Four times the largest vocabulary that can be trained with; tables are made of so many."""
 _DECODERS = {"ByteLevel", "ByteFallback", "Fuse", "Replace", "Metaspace", "Strip", "Sequence"}
 
 
@@ -99,9 +103,14 @@ class FastEncoder:
         import tokenizers
 
         settings = read_fast_settings(text, where=where)
-        self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(settings))
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(settings))
+        except Exception as error:  # the library knows no other class
+            why = shortened(" ".join(str(error).split()))
+            raise ConfigError(f"{where}: cannot be used as a tokenizer.json ({why}); give another file") from None
         self._tokenizer.encode_special_tokens = True
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
+        _require_said_ids(_ids_of(settings), ids, where)
         self.names = [""] * (max(ids.values()) + 1)
         for name, index in ids.items():
             self.names[index] = name
@@ -172,13 +181,12 @@ def read_fast_settings(text: str, *, where: str) -> dict[str, Any]:
     Raises ConfigError where it is no tokenizer.json, or has no token that conversations need.
     """
     try:
-        settings = json.loads(text)
-        vocabulary = settings["model"]["vocab"]
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{where}: is not a tokenizer.json of Hugging Face's tokenizers") from None
-    ids = dict(vocabulary) if isinstance(vocabulary, dict) else {item[0]: i for i, item in enumerate(vocabulary)}
+        settings = read_json(text.encode("utf-8"))
+        ids = _ids_of(settings)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        why = f" ({error.detail})" if isinstance(error, RowError) else ""
+        raise ConfigError(f"{where}: is not a tokenizer.json of Hugging Face's tokenizers{why}; give another") from None
     added = settings.get("added_tokens") or []
-    ids |= {entry["content"]: entry["id"] for entry in added}
     special = set(find_specials(ids, where=where).named())
     known = {entry["id"] for entry in added}
     settings["added_tokens"] = [{**e, "special": True} if e["id"] in special else e for e in added] + [
@@ -189,6 +197,28 @@ def read_fast_settings(text: str, *, where: str) -> dict[str, Any]:
     if settings["model"].get("dropout"):
         settings["model"]["dropout"] = None
     return settings
+
+
+def _ids_of(settings: dict[str, Any]) -> dict[str, int]:
+    """Name → id of all tokens. Raises a standard error where that is not what the file says."""
+    vocabulary = settings["model"]["vocab"]
+    ids = dict(vocabulary) if isinstance(vocabulary, dict) else {item[0]: i for i, item in enumerate(vocabulary)}
+    ids |= {entry["content"]: entry["id"] for entry in settings.get("added_tokens") or []}
+    for name, index in ids.items():
+        if not isinstance(name, str) or type(index) is not int or not 0 <= index < _MAX_IDS:
+            raise ValueError("an id is a whole number, and there are not millions of them")
+    return ids
+
+
+def _require_said_ids(said: dict[str, int], given: dict[str, int], where: str) -> None:
+    """Raise ConfigError where the library gives a token another id than the file says, or one id to two tokens."""
+    for name, index in said.items():
+        if given.get(name) != index:
+            raise ConfigError(f"{where}: says {name!r:.40} is id {index}, and its library gives it {given.get(name)}")
+    by_id: dict[int, str] = {}
+    for name, index in sorted(given.items()):
+        if (other := by_id.setdefault(index, name)) != name:
+            raise ConfigError(f"{where}: gives {name!r:.40} and {other!r:.40} one id, {index}; use another tokenizer")
 
 
 def byte_of(name: str) -> bytes:

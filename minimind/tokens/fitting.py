@@ -22,6 +22,8 @@ import numpy as np
 from minimind.tokens.chat import Message
 
 TooLong = Literal["drop", "cut_left", "split"]
+LEAST_TOKENS = 8
+"""Of a conversation: the marks of its turns alone take as many."""
 Ranges = list[tuple[int, int]]
 """First turn and the one behind the last, of each document that a conversation becomes."""
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from minimind.config import expanded
 from minimind.errors import ArtifactError, ConfigError, MissingError
 from minimind.runtime import file_sha256
 from minimind.tokens.encoders import FastEncoder, read_fast_settings, read_proto
@@ -31,14 +32,15 @@ _UNIGRAM, _BPE = 1, 2
 
 def locate(file: str) -> Path:
     """The tokenizer.json or tokenizer.model that a setting means. Raises MissingError or ConfigError."""
-    path = Path(file).expanduser()
+    path = expanded(file)
     if path.is_dir():
         found = next((path / name for name in (FAST_FILE, MODEL_FILE) if (path / name).is_file()), None)
         if found is None:
             raise MissingError(f"tokenizer.file = {file}: neither {FAST_FILE} nor {MODEL_FILE} is in this directory")
         return found
     if not path.is_file():
-        raise MissingError(f"tokenizer.file = {file}: no such file; leave it out to have a tokenizer trained")
+        what = "is no regular file" if path.exists() else "no such file"
+        raise MissingError(f"tokenizer.file = {file}: {what}; leave it out to have a tokenizer trained")
     if path.suffix not in (".json", ".model"):
         raise ConfigError(
             f"tokenizer.file = {file}: give a tokenizer.model (sentencepiece), a tokenizer.json (Hugging Face), "
@@ -58,10 +60,15 @@ def open_foreign(file: str) -> Tokenizer:
     path = locate(file)
     try:
         if path.suffix == ".json":
-            return Tokenizer.of_fast(path.read_text(encoding="utf-8"), path.parent)
+            return Tokenizer.of_fast(path.read_text(encoding="utf-8"), path.parent, name=path.name)
         return Tokenizer.of_model(path.read_bytes(), path.parent)
     except (ArtifactError, UnicodeDecodeError):
-        raise ConfigError(f"tokenizer.file = {file}: is no sentencepiece model, or no UTF-8") from None
+        what = "is no UTF-8; save it as UTF-8" if path.suffix == ".json" else "is no sentencepiece model"
+        raise ConfigError(
+            f"tokenizer.file = {file}: {what}; give another file, or leave it out to have one trained"
+        ) from None
+    except OSError as error:
+        raise MissingError(f"tokenizer.file = {file}: cannot be read ({error.strerror}); look at it") from None
 
 
 def adopt(file: str, out_dir: Path, *, sample: Iterable[str]) -> Tokenizer:

@@ -62,8 +62,8 @@ def lint_tokens(directory: Path, *, target: str = "", tokenizer_dir: Path | None
     """Look at both splits of a token set, or at the one of a split's directory."""
     findings, splits = Findings(), Splits()
     artifact = _artifact_around(directory)
-    corpus = artifact and parent(artifact, "corpus")
-    tokenizer_dir = tokenizer_dir or _dir_of(artifact and parent(artifact, "tokenizer"))
+    corpus = artifact and parent(artifact, "corpus", proven=False)
+    tokenizer_dir = tokenizer_dir or _dir_of(artifact and parent(artifact, "tokenizer", proven=False))
     tokenizer = Tokenizer.load(tokenizer_dir) if tokenizer_dir else None
     if tokenizer is None:
         findings.skipped.append("mask_outside_answers, template_differs: no tokenizer beside it; give --tokenizer")

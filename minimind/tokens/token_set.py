@@ -24,9 +24,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
+from pydantic import NonNegativeInt, PositiveInt
 
 from minimind.config import Config
 from minimind.data.documents import RowKind
@@ -68,10 +69,10 @@ class TokensInfo(Config):
     """What `tokens.json` says of a split."""
 
     rows: RowKind
-    dtype: str
-    vocab_size: int
-    documents: int
-    tokens: int
+    dtype: Literal["<u2", "<u4"]
+    vocab_size: PositiveInt
+    documents: NonNegativeInt
+    tokens: NonNegativeInt
     """Without the END_OF_TEXT that ends the file."""
     trained_tokens: int
     """Labels of one epoch."""
@@ -165,7 +166,7 @@ def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.arange(total) + np.repeat(starts - (ends - counts), counts)
 
 
-def token_dtype(vocab_size: int) -> str:
+def token_dtype(vocab_size: int) -> Literal["<u2", "<u4"]:
     """The narrowest type on disk that holds every id."""
     return "<u2" if vocab_size <= 1 << 16 else "<u4"
 

@@ -31,7 +31,7 @@ from minimind.data.shards import content_bytes
 from minimind.errors import ArtifactError
 from minimind.runtime import write_json
 from minimind.tokens.chat import render_batch, render_prompt
-from minimind.tokens.fitting import Fitted, Side, TooLong, fit
+from minimind.tokens.fitting import LEAST_TOKENS, Fitted, Side, TooLong, fit
 from minimind.tokens.split_writer import Documents, SplitWriter, trained_of_each
 from minimind.tokens.token_set import SourceTokens, token_dtype
 from minimind.tokens.tokenizer import Tokenizer
@@ -45,7 +45,7 @@ class TokensConfig(Config):
     """Which rows are made tokens of, and what becomes of those that are too long."""
 
     rows: RowKind
-    max_tokens: int | None = Field(default=None, ge=8)
+    max_tokens: int | None = Field(default=None, ge=LEAST_TOKENS)
     """Longest conversation, prompt or side of a pair that is kept whole; no more than the training's row length."""
     too_long: TooLong = "drop"
     """What becomes of a longer one; a pair or a prompt cannot be split."""

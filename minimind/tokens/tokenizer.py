@@ -45,9 +45,9 @@ class Tokenizer:
         return cls._proven(PieceEncoder(model) if own else SentencePieceEncoder(model), directory)
 
     @classmethod
-    def of_fast(cls, text: str, directory: Path) -> "Tokenizer":
-        """The tokenizer of a tokenizer.json's text."""
-        return cls._proven(FastEncoder(text, where=str(directory / FAST_FILE)), directory)
+    def of_fast(cls, text: str, directory: Path, *, name: str = FAST_FILE) -> "Tokenizer":
+        """The tokenizer of a tokenizer.json's text; `name` is what that file is called in `directory`."""
+        return cls._proven(FastEncoder(text, where=str(directory / name)), directory)
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":

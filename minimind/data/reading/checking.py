@@ -119,13 +119,20 @@ class Checked:
 def check_block(form: Form, block: Block, *, source: str, first_line: int) -> Checked:
     """Check the rows of a block of JSON lines; `source` is what their source column says."""
     index = LineIndex(block.data)
-    index.doubtful |= index.ends - index.starts > MAX_ROW_BYTES
+    is_long = index.ends - index.starts > MAX_ROW_BYTES
+    is_long[-1:] |= block.left_out > 0
+    index.doubtful |= is_long
+    index.blank[is_long] = False  # what it begins with says nothing of what was left out
     quick, quick_lines = _quick_rows(form, index, source, first_line)
     waiting = ~index.blank
     waiting[quick_lines] = False
     slow = _Rows(form, source)
     for line in np.flatnonzero(waiting).tolist():
-        slow.check_line(first_line + line, index.line(line), block.left_out, _quotes(index, line))
+        number, raw = first_line + line, index.line(line)
+        if is_long[line]:
+            slow.bad.append(too_long(number, raw, block.left_out))
+        else:
+            slow.check_line(number, raw, _quotes(index, line))
     lines = np.array(slow.lines, np.int64) - first_line
     if quick is None:
         rows = slow.batch()
@@ -185,11 +192,8 @@ class _Rows:
         except RowError as error:
             self.bad.append(_bad(raw.line, error, raw.raw))
 
-    def check_line(self, line: int, raw: bytes, left_out: int, num_quotes: int) -> None:
+    def check_line(self, line: int, raw: bytes, num_quotes: int) -> None:
         """Take a line of JSON, or note why not; `num_quotes` is negative where only `read_json` may parse it."""
-        if len(raw) > MAX_ROW_BYTES:
-            self.bad.append(too_long(line, raw, left_out))
-            return
         try:
             value = quick_json(raw, num_quotes) if num_quotes >= 0 else DOUBT
             self._take(line, read_json(raw) if value is DOUBT else value)

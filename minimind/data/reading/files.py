@@ -8,18 +8,19 @@ mean (`checking`), how a remote place is reached (`locations`).
 """
 
 import glob
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, NoReturn
 
-from minimind.config import Config
+from minimind.config import Config, expanded, shortened
 from minimind.data.reading.locations import find_remote, is_remote, open_remote
 from minimind.data.reading.remote import shown
 from minimind.data.reading.unpacking import Unpacked
-from minimind.errors import ConfigError, MissingError
+from minimind.errors import ConfigError, MiniMindError, MissingError
 
 FileKind = Literal["jsonl", "text", "parquet", "arrow"]
 
@@ -76,11 +77,16 @@ def find_files(path: str, kind: FileKind) -> dict[str, str]:
     """
     if is_remote(path):
         return find_remote(path, SUFFIXES[kind])
-    place = Path(path).expanduser()
+    with _readable_place(path):
+        return _find_local(path, kind)
+
+
+def _find_local(path: str, kind: FileKind) -> dict[str, str]:
+    place = expanded(path)
     if place.is_file():
         return {_readable(place.name): str(place)}
     if place.is_dir():
-        found = _named(place.rglob("*"), place)
+        found = _named(_below(place), place)
         fitting = {name: file for name, file in found.items() if name.lower().endswith(SUFFIXES[kind])}
         if not fitting:
             raise MissingError(f"{place}: no {kind} files in this directory (looked for {', '.join(SUFFIXES[kind])})")
@@ -106,16 +112,22 @@ def find_all(path: str) -> dict[str, tuple[str, FileKind]]:
     if is_remote(path):
         found = find_remote(path, suffixes)
         files = {shown(place): (place, kind_by_name(name) or "jsonl") for name, place in found.items()}
-    elif (place := Path(path).expanduser()).is_dir():
-        named = _named(place.rglob("*"), place)
-        files = {str(Path(path, name)): (file, kind) for name, file in named.items() if (kind := kind_by_name(name))}
     else:
-        found = find_files(path, "jsonl")
-        files = {path if file == str(place) else file: (file, _kind_of_file(file)) for file in found.values()}
+        with _readable_place(path):
+            files = _find_local_of_any_kind(path)
     if not files:
         raise MissingError(f"{path}: no data files in this directory (looked for {', '.join(suffixes)})")
     data = {file: found for file, found in files.items() if found[1] != "text"}
     return data if data and len(files) > 1 else files
+
+
+def _find_local_of_any_kind(path: str) -> dict[str, tuple[str, FileKind]]:
+    place = expanded(path)
+    if place.is_dir():
+        named = _named(_below(place), place)
+        return {str(Path(path, name)): (file, kind) for name, file in named.items() if (kind := kind_by_name(name))}
+    found = find_files(path, "jsonl")
+    return {path if file == str(place) else file: (file, _kind_of_file(file)) for file in found.values()}
 
 
 def file_kind(path: str) -> FileKind:
@@ -211,6 +223,28 @@ def _named(paths: Iterable[Path], base: Path) -> dict[str, str]:
     """Name below `base` → file, sorted; hidden files and what is in hidden folders left out."""
     named = {_readable(path.relative_to(base).as_posix()): str(path) for path in paths if path.is_file()}
     return {name: named[name] for name in sorted(named) if not any(part.startswith(".") for part in name.split("/"))}
+
+
+@contextmanager
+def _readable_place(path: str) -> Iterator[None]:
+    """Whatever the system has against looking there, as one error: a name too long, a folder that is closed to us."""
+    try:
+        yield
+    except MiniMindError:
+        raise
+    except OSError as error:
+        where = shortened(str(error.filename or path))
+        raise MissingError(f"{where}: cannot be read ({error.strerror}); look at its place and permissions") from None
+
+
+def _below(place: Path) -> Iterator[Path]:
+    """All files below a directory. Raises OSError for a folder that cannot be listed, which others leave out."""
+    for folder, _, names in os.walk(place, onerror=_raise):
+        yield from (Path(folder, name) for name in names)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def _readable(name: str) -> str:

@@ -34,6 +34,7 @@ _MAGIC = {
 }
 """First bytes → what that means; the longer of two beginnings comes first."""
 _TAR_AT, _TAR = 257, b"ustar"
+_LONE_ZERO = re.compile(rb"(?<!\0)\0(?!\0)")
 _ZEROS = 64
 """So many zero bytes at the start are no text in any encoding."""
 _ONE_A_LINE = "write one object a line (jq -c '.[]' FILE turns an array into that)"
@@ -55,6 +56,7 @@ def refuse_foreign(start: bytes, name: str, *, json_lines: bool) -> None:
             f"{name}: looks like {encoding} without a mark; save it as UTF-8 (iconv -f {encoding} -t UTF-8)"
         )
     head = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    _refuse_line_ends(head, name, json_lines=json_lines)
     lower = head[:512].lower()
     if re.match(rb"(<!--.*?-->\s*)?<(!doctype html|html|head|body)\b", lower, re.DOTALL):
         raise DataError(f"{name}: is a web page, not data; download the file itself (the raw or resolve link)")
@@ -89,10 +91,20 @@ def _wide_encoding(start: bytes) -> str:
         if len(head) == 8 and {place for place in range(8) if not head[place]} >= set(zeros):
             return encoding
     if len(start) > 3:
-        even, odd = start[::2].count(0), start[1::2].count(0)
+        # One zero byte a character: a run of them is a hole in a file, or its end that was never written.
+        zeros = [found.start() for found in _LONE_ZERO.finditer(start)]
+        odd = sum(place & 1 for place in zeros)
+        even = len(zeros) - odd
         if max(even, odd) > len(start) // 5:
             return "UTF-16LE" if odd > even else "UTF-16BE"
     return ""
+
+
+def _refuse_line_ends(head: bytes, name: str, *, json_lines: bool) -> None:
+    """Tell lines that end as on an old Mac, which would all be one."""
+    first, _, rest = head.rstrip().partition(b"\r")
+    if rest and b"\n" not in head and (not json_lines or _is_json(first)):
+        raise DataError(f"{name}: its lines end in carriage returns alone; convert it (tr '\\r' '\\n' < FILE > OTHER)")
 
 
 def _refuse_document(head: bytes, name: str) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from minimind.config import expanded
 from minimind.data.reading.files import FileKind, find_files, kind_by_name, open_raw
 from minimind.data.reading.remote import reason_of, status_of
 from minimind.errors import ConfigError, MiniMindError, MissingError
@@ -33,13 +34,13 @@ class HubFiles(NamedTuple):
 
 def is_pinned(dataset: str, revision: str) -> bool:
     """Whether `revision` is a commit, behind which the bytes can never be others."""
-    return _COMMIT.fullmatch(revision) is not None and not Path(dataset).expanduser().is_dir()
+    return _COMMIT.fullmatch(revision) is not None and not expanded(dataset).is_dir()
 
 
 def hub_address(dataset: str, file: str, *, revision: str = "main") -> str:
     """Where one file of a data set is: an address, or a path where `dataset` is a folder. A pattern stays one."""
-    if Path(dataset).expanduser().is_dir():
-        return str(Path(dataset).expanduser() / file)
+    if expanded(dataset).is_dir():
+        return str(expanded(dataset) / file)
     return f"hf://datasets/{dataset}@{revision.replace('/', '%2F')}/{file}"
 
 
@@ -76,7 +77,7 @@ def hub_rows(dataset: str, *, split: str = "train", revision: str = "main") -> I
 def _builder(dataset: str, revision: str) -> Any:
     import datasets
 
-    path = Path(dataset).expanduser()
+    path = expanded(dataset)
     if path.is_dir():
         return datasets.load_dataset_builder(str(path))
     return datasets.load_dataset_builder(dataset, revision=revision)
@@ -87,7 +88,7 @@ def _name(location: str, dataset: str) -> str:
     on_hub = _ON_HUB.match(location)
     if on_hub:
         return location[on_hub.end() :]
-    base = Path(dataset).expanduser().resolve()
+    base = expanded(dataset).resolve()
     path = Path(location)
     return path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
 

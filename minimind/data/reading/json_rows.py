@@ -65,8 +65,9 @@ class LineIndex:
         """Lines of white space."""
         blank = self.starts == self.ends
         maybe = np.flatnonzero(~blank)
-        for line in maybe[self.codes[self.starts[maybe]] <= _SPACE]:
-            blank[line] = not self.line(line).strip()
+        firsts = self.codes[self.starts[maybe]]
+        for line in maybe[(firsts <= _SPACE) | (firsts == _MARK)]:
+            blank[line] = not self.line(line).removeprefix(b"\xef\xbb\xbf").strip()
         return blank
 
     def _doubt_encoding(self) -> None:

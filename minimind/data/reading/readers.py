@@ -83,7 +83,7 @@ def read_part(part: Part, advance: Advance, *, document: DocumentCut = "line") -
     """The content of a part: blocks of JSON lines, or raw rows. Raises DataError or MissingError."""
     keep_freed_memory()
     if part.kind in ("parquet", "arrow"):
-        yield from table_rows(part)
+        yield from _in_lists(table_rows(part))
         advance(part.size)
         return
     with open_raw(part.location, part.label) as raw:
@@ -142,7 +142,7 @@ def _text_rows(blocks: Iterable[Block], first_line: int, document: DocumentCut) 
     lines: list[bytes] = []
     size = begin = 0
     for number, line in enumerate(_lines(blocks), first_line):
-        blank = not line.strip()
+        blank = len(line) <= MAX_ROW_BYTES and not line.strip()  # of a longer one the end is not here
         if blank and not lines:
             continue
         begin = begin or number
@@ -159,7 +159,7 @@ def _text_rows(blocks: Iterable[Block], first_line: int, document: DocumentCut) 
 def _lines(blocks: Iterable[Block]) -> Iterator[bytes]:
     for block in blocks:
         for line in block.data.removesuffix(b"\n").split(b"\n"):
-            yield line.rstrip(b"\r")
+            yield line if block.left_out else line.rstrip(b"\r")
 
 
 def _is_passage(lines: list[bytes]) -> bool:

@@ -18,7 +18,7 @@ from minimind.data.reading.files import FileKind, find_files
 from minimind.data.reading.locations import is_remote, remote_digest
 from minimind.data.reading.readers import DocumentCut
 from minimind.data.reading.shapes import Shape
-from minimind.errors import MissingError
+from minimind.errors import ConfigError, MissingError
 
 FILE_KINDS = ("jsonl", "text", "parquet", "arrow")
 
@@ -26,7 +26,7 @@ FILE_KINDS = ("jsonl", "text", "parquet", "arrow")
 class SourceConfig(Config):
     """One [[source]] of a data spec: which rows, and where they are read from."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Stands in the `source` column of its rows; unique in its spec."""
     kind: Literal["jsonl", "text", "parquet", "arrow", "hub", "pydocs"] = "jsonl"
     rows: RowKind
@@ -94,7 +94,12 @@ class SourceConfig(Config):
             from minimind.data.reading.hub import hub_files
 
             return hub_files(str(self.dataset), file=self.file, split=self.split, revision=self.revision)
-        return (None, {}) if self.kind == "pydocs" else (self.kind, find_files(str(self.path), self.kind))
+        if self.kind == "pydocs":
+            return None, {}
+        try:
+            return self.kind, find_files(str(self.path), self.kind)
+        except (MissingError, ConfigError) as error:
+            raise type(error)(f"source `{self.name}`: path: {error}") from None
 
 
 class IngestConfig(Config):

@@ -200,7 +200,7 @@ def _in_call_order(turns: list[tuple[Mapping[str, Any], str]]) -> list[tuple[Map
             answers.append(turn)
             continue
         known = all(answer.get("tool_call_id") in ids for answer, _ in answers)
-        ordered += sorted(answers, key=lambda answer: ids.index(answer[0]["tool_call_id"])) if known else answers
+        ordered += sorted(answers, key=lambda answer: ids.index(answer[0].get("tool_call_id"))) if known else answers
         ordered.append(turn)
         calls = turn[0].get("tool_calls")
         ids = [call.get("id") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []

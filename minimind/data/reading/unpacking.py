@@ -6,6 +6,7 @@ time, of which it takes half. Not here: opening files (`files`); other archives,
 """
 
 import io
+import weakref
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +23,8 @@ BOMB_BYTES, BOMB_RATIO = 256 << 20, 250
 """What comes out of an archive is taken for a bomb beyond both; JSON Lines pack to a third or a twentieth."""
 PACKINGS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 """First bytes → name."""
+_SKIPPABLE = b"\x2a\x4d\x18"
+"""Behind a first byte from 0x50 to 0x5f: a frame of zstd without data, with which parallel packers begin a file."""
 _STORED_BYTES = 512 << 10
 """So much of a gzip stream is unpacked at once."""
 _TRUNCATED = "Truncated compressed stream"
@@ -30,7 +33,18 @@ _TRUNCATED = "Truncated compressed stream"
 
 def packing_of(start: bytes) -> str | None:
     """What a file that begins with `start` is packed with."""
+    if start[1:4] == _SKIPPABLE and 0x50 <= start[0] <= 0x5F:
+        return "zstd"
     return next((packing for magic, packing in PACKINGS.items() if start.startswith(magic)), None)
+
+
+def refuse_bomb(name: str, *, stored: int, unpacked: int) -> None:
+    """Raise DataError where so much has come out of so little that it is no data."""
+    if unpacked > BOMB_BYTES and unpacked > BOMB_RATIO * stored:
+        raise DataError(
+            f"{name}: more than {BOMB_RATIO} times its size comes out of it, an archive bomb; "
+            "if the data is right, unpack it yourself"
+        )
 
 
 class Unpacked(io.RawIOBase):
@@ -93,11 +107,7 @@ class Unpacked(io.RawIOBase):
         if not self._bytes_out and packing_of(data):
             raise DataError(f"{self.name}: is packed twice; unpack it once")
         self._bytes_out += len(data)
-        if self._bytes_out > BOMB_BYTES and self._bytes_out > BOMB_RATIO * self.bytes_read:
-            raise DataError(
-                f"{self.name}: more than {BOMB_RATIO} times its size comes out of it, an archive bomb; "
-                "if the data is right, unpack it yourself"
-            )
+        refuse_bomb(self.name, stored=self.bytes_read, unpacked=self._bytes_out)
         return data
 
 
@@ -137,7 +147,8 @@ class _Reader(io.RawIOBase):
 
     def __init__(self, owner: Unpacked) -> None:
         super().__init__()
-        self._owner = owner
+        # Weak: what pyarrow holds no garbage collector sees, and a circle through it would keep the stream for ever.
+        self._owner = weakref.proxy(owner)
 
     def readable(self) -> bool:
         return True

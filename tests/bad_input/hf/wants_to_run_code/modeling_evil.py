@@ -1,0 +1,3 @@
+from pathlib import Path
+
+Path("bad_input_canary").touch()
