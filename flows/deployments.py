@@ -4,12 +4,14 @@
 """
 
 import asyncio
+import logging
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from prefect.client.schemas.objects import ConcurrencyLimitConfig
+import httpx
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, FlowRun
 from prefect.deployments.runner import RunnerDeployment
 from prefect.flows import EntrypointType, Flow
 from prefect.runner import Runner
@@ -20,6 +22,9 @@ from flows.stages import ALL
 from flows.sweep import sweep
 from minimind import runtime
 from tasks.pipeline import end_lost_runs
+from tasks.redaction import without_secrets
+
+logger = logging.getLogger(__name__)
 
 DEPLOYED = (full_pipeline, *ALL, generate, sweep)
 NAME = "local"
@@ -44,6 +49,25 @@ KEPT = ("schedules", "paused")
 """What a person may have set in Prefect's page: not said again when the deployments are registered, so it stays."""
 
 
+class _Lasting(Runner):
+    """A runner that outlives its server: Prefect's own ends at the third look in vain, and its flows with it."""
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        poller = self._scheduled_run_poller
+        look = poller._get_scheduled_flow_runs
+
+        async def look_patiently() -> list[FlowRun]:
+            try:
+                return await look()
+            except (httpx.HTTPError, OSError, ValueError) as error:  # ValueError: something else answers in its place
+                logger.warning("Prefect does not say which runs are due: %s", without_secrets(str(error)))
+                return []
+
+        poller._get_scheduled_flow_runs = look_patiently  # type: ignore[method-assign]
+        return self
+
+
 def served() -> list[RunnerDeployment]:
     """A deployment for each flow."""
     return [_deployment(flow) for flow in DEPLOYED]
@@ -56,7 +80,7 @@ def group_of(flow_name: str) -> str | None:
 
 def serve_all(ready: Path) -> None:
     """Register the deployments, write their names to `ready`, and run what is asked of them until stopped."""
-    runner = Runner(name=NAME, limit=AT_ONCE, pause_on_shutdown=False)
+    runner = _Lasting(name=NAME, limit=AT_ONCE, pause_on_shutdown=False)
     for deployment in served():
         runner.add_deployment(deployment)
     end_lost_runs(runtime.home())

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from flows import serve
 from flows.catalog import FULL, find_flow
 from minimind import runtime
-from minimind.artifact import Artifact, Store, open_artifact, verify
+from minimind.artifact import Artifact, Store, open_artifact, prove_model, prove_small
 from minimind.config import nearest
-from minimind.errors import ArtifactError, ConfigError, MiniMindError, MissingError, ServiceError, StageError
-from minimind.housekeeping import Plan, plan_removal
+from minimind.errors import ConfigError, MiniMindError, MissingError, ServiceError, StageError
+from minimind.housekeeping.removal import Plan, plan_removal
 from minimind.lineage import Lineage
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ def run(name: str, parameters: dict[str, Any], *, console: Console) -> str:
     except (ParameterTypeError, ValidationError) as error:
         raise ConfigError(f"{name}: {' '.join(str(error).split())}") from None
     if name == FULL and not parameters.get("refresh") and (done := _all_there(parameters)):
+        _settle(console)
         _refuse_again(done[-1])
         console.print(f"[green]✓[/green] all {len(done)} stages are there already; nothing to run", highlight=False)
         return _published(done[-1])
@@ -49,11 +49,15 @@ def to_the_end(flow: Any, parameters: dict[str, Any], *, console: Console) -> st
 
     from tasks.display import Display
     from tasks.pipeline import showing
-    from tasks.running import PREFECT_FAILURES, heeding_cancellation, own_end, say_cancelled
+    from tasks.running import PREFECT_FAILURES, heeding_cancellation, say_cancelled
 
     serve.stop_on_signals()
     home = runtime.home()
-    with serve.prefect_for_one_run(console), heeding_cancellation(home), showing(Display(console)):
+    with (
+        serve.prefect_for_one_run(console) as address,
+        heeding_cancellation(home),
+        showing(Display(console)),
+    ):
         try:
             return flow(**parameters)
         except MiniMindError:
@@ -62,21 +66,40 @@ def to_the_end(flow: Any, parameters: dict[str, Any], *, console: Console) -> st
             say_cancelled(home)
             raise KeyboardInterrupt from None
         except Exception as error:
-            if isinstance(error, PREFECT_FAILURES) and (done := own_end(home)):
-                console.print("[yellow]![/yellow] Prefect went away; it is told at the next start how this ended")
-                return next(reversed(done.versions.values()), "")
-            hint = "MINIMIND_TRACEBACK=1 shows where"
-            raise StageError(f"{flow.name} failed: {type(error).__name__}: {error} ({hint})") from error
+            if not isinstance(error, PREFECT_FAILURES):
+                hint = "MINIMIND_TRACEBACK=1 shows where"
+                raise StageError(f"{flow.name} failed: {type(error).__name__}: {error} ({hint})") from error
+            return _without_prefect(error, home, address, console)
+
+
+def _without_prefect(error: Exception, home: Path, address: str, console: Console) -> str:
+    """What a flow gave, or failed with, whose end Prefect did not hear of; raises that, or ServiceError."""
+    from tasks.pipeline import REUSED
+    from tasks.prefect_page import one_line
+    from tasks.redaction import without_secrets
+    from tasks.running import own_end
+
+    if done := own_end(home):
+        console.print("[yellow]![/yellow] Prefect went away; it is told at the next start how this ended")
+        return next(reversed(done.versions.values()), "").removesuffix(REUSED)
+    before: BaseException | None = error
+    while before := before.__context__:  # it failed, and then could not be said to have
+        if isinstance(before, MiniMindError | KeyboardInterrupt):
+            raise before from None
+    raise ServiceError(
+        f"Prefect at {without_secrets(address)} does not answer ({one_line(error)}), and the flow cannot go on without "
+        "it; what was made is kept: the same command goes on from there, with a Prefect server of its own if none is up"
+    ) from error
 
 
 def find_model(model: str) -> Path:
-    """The directory of a model given as a registry URI, an artifact's directory, or a short name (`dpo`)."""
+    """The directory of a model given as a registry URI, an artifact's directory, or a short name (`dpo`), proven."""
     from minimind.evaluate.config import MODEL_NAMES
     from tasks.registry import CANDIDATE
     from tasks.tracking import Tracker
 
     if Path(model).expanduser().is_dir():
-        return Path(model).expanduser().resolve()
+        return prove_model(Path(model).expanduser().resolve())
     known = ("chat", *MODEL_NAMES)
     if model in known:
         model = f"models:/minimind-{model}@{CANDIDATE}"
@@ -113,7 +136,6 @@ def promote(model: str, *, force: bool = False, reason: str = "", recipe: str | 
 
     home = runtime.home()
     artifact, tracker = open_artifact(find_model(model)), Tracker(home)
-    verify(artifact)
     registration = tracker.registration(artifact)
     if registration is None or registration.name is None or registration.uri is None:
         raise MissingError(f"{artifact.dir}: not in the registry at {tracker.uri}; `minimind sync` puts it there")
@@ -162,7 +184,7 @@ def newest_report() -> Artifact:
     cards = [artifact for artifact in Store().all() if artifact.kind == "publish"]
     if not cards:
         raise MissingError("no report card yet; `minimind run` writes one at the end of the pipeline")
-    return max(cards, key=lambda artifact: artifact.manifest.created_at)
+    return prove_small(max(cards, key=lambda artifact: artifact.manifest.created_at))
 
 
 def runs(console: Console, *, count: int, as_json: bool) -> None:
@@ -177,27 +199,6 @@ def runs(console: Console, *, count: int, as_json: bool) -> None:
     for row in rows:
         table.add_row(row["started"], row["name"], row["status"], f"{row['minutes']:.1f}", row["made"], row["page"])
     console.print(table)
-
-
-def fsck(console: Console, *, as_json: bool) -> bool:
-    """Prove every sealed artifact against its manifest; says whether all are whole."""
-    results: list[dict[str, str]] = []
-    for directory in sorted(Store().root.glob("*/[!.]*")):
-        if not directory.is_dir():
-            continue
-        try:
-            verify(open_artifact(directory))
-            results.append({"artifact": str(directory), "state": "whole"})
-        except (ArtifactError, MissingError) as error:
-            results.append({"artifact": str(directory), "state": str(error)})
-    damaged = [r for r in results if r["state"] != "whole"]
-    if as_json:
-        console.print_json(json.dumps(results, ensure_ascii=False))
-    else:
-        for result in damaged:
-            console.print(f"[red]✗[/red] {escape(result['state'])}", highlight=False)
-        console.print(f"{len(results) - len(damaged)} of {len(results)} artifacts are whole", highlight=False)
-    return not damaged
 
 
 def removal(*, unfinished_days: float) -> Plan:
@@ -215,10 +216,12 @@ def removal(*, unfinished_days: float) -> Plan:
 
 
 def sync(console: Console) -> None:
-    """Deliver to MLflow what it missed while it was down."""
+    """Deliver to MLflow what it missed while it was down: artifacts, and how runs ended."""
+    from tasks.running import settle_mlflow
     from tasks.tracking import Tracker
 
     tracker = Tracker(runtime.home())
+    settle_mlflow(runtime.home(), tracker)
     delivered = tracker.sync(Store())
     for registration in delivered:
         console.print(f"sent {registration.uri or registration.run_id}", highlight=False)
@@ -243,6 +246,17 @@ def _all_there(parameters: dict[str, Any]) -> list[Any]:
         return []
     verdict = kept(runtime.home(), artifacts[-1])
     return steps if verdict and is_settled(verdict, artifacts[-1], tracker) else []
+
+
+def _settle(console: Console) -> None:
+    """End in both servers what killed processes left open, where no flow is started that would."""
+    from tasks.pipeline import end_lost_runs
+    from tasks.running import any_lost
+
+    home = runtime.home()
+    if any_lost(home):
+        with serve.prefect_for_one_run(console):
+            end_lost_runs(home)
 
 
 def _refuse_again(last: Any) -> None:

@@ -1,72 +1,39 @@
 """The servers: `minimind up`, and the Prefect server a single run gets when nothing is up.
 
-Every server is a child this process owns: in a session of its own, so that Ctrl-C reaches it only
-through us, and told by the kernel to end if we are killed. All listen on the loopback alone.
+Every server is a child this process owns (`flows.servers`). All listen on the loopback alone, and answer no browser
+that asks for them by a name that is not this machine's.
 """
 
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 from rich.console import Console
 
+from flows.servers import HEALTH_SECONDS, Server, own, watch
 from minimind import runtime
 from minimind.errors import ConfigError, ServiceError
+from tasks import databases, patience
+from tasks.redaction import without_secrets
 
 HOST = "127.0.0.1"
+NAMES = (HOST, "localhost")
+"""By which a browser of this machine may ask for the pages."""
 PREFECT_PORT = 4200  # pyproject.toml points a plain `prefect` command in this checkout at it
 MLFLOW_PORT = 5000
 READY_FILE = "logs/deployments.ready"  # in the store: the names of what is served, once it is
 UP_FILE = "up.address"  # in the store: where the Prefect server of `minimind up` listens
+ALLOWED_HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"  # MLflow's default lets in every name in a private network
 DATABASE_VARIABLE = "PREFECT_API_DATABASE_CONNECTION_URL"
-HEALTH_SECONDS = 120.0  # a busy two-core machine needs 20 to 40
-GRACE_SECONDS = 15.0
+DRAIN_SECONDS = 5.0  # for the log lines and events that Prefect has not got when a run ends
 POLL_SECONDS = 2  # between two looks for runs that were asked for, or cancelled; Prefect's default is 10
-
-
-@dataclass
-class Server:
-    """A child process, how to see that it is well, and its log."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    is_healthy: Callable[[], bool]
-    log: Path
-
-    def wait_until_healthy(self) -> None:
-        """Return once the server answers. Raises ServiceError with the end of its log if it does not."""
-        deadline = time.monotonic() + HEALTH_SECONDS
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise ServiceError(f"{self.name} ended with exit code {self.process.returncode}; {self.last_words()}")
-            if self.is_healthy():
-                return
-            time.sleep(0.3)
-        raise ServiceError(f"{self.name} is not up after {HEALTH_SECONDS:.0f} s; {self.last_words()}")
-
-    def stop(self) -> None:
-        """End the process and all it started."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-            if self.process.poll() is not None:
-                break
-            _signal_group(self.process.pid, number)
-            try:
-                self.process.wait(GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                continue
-        _signal_group(self.process.pid, signal.SIGKILL)  # what outlived its leader
-
-    def last_words(self) -> str:
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:]
-        return f"the end of {self.log}:\n" + "\n".join(lines)
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -76,7 +43,8 @@ def environment(home: Path) -> dict[str, str]:
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-        "PREFECT_CLIENT_MAX_RETRIES": "3",  # after 2, 4 and 8 s; by default a server that is gone costs a minute a call
+        **{name: value for name, value in patience.settings().items() if name.startswith("PREFECT_")},
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # it prints every event that a server that is gone did not get
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": os.environ.get("MINIMIND_PREFECT_CONSOLE", "CRITICAL"),
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -103,6 +71,8 @@ def prefect_for_one_run(console: Console, *, share: bool = True) -> Iterator[str
     from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
+    patience.bound_prefect()
+    logging.raiseExceptions = False  # a log line that Prefect did not get would be an error on the terminal
     address = _prefect_that_is_up() if share else None
     with ExitStack() as stack:
         if address is None:
@@ -112,12 +82,14 @@ def prefect_for_one_run(console: Console, *, share: bool = True) -> Iterator[str
                 server = start_prefect(runtime.home(), port)
                 stack.callback(server.stop)
                 server.wait_until_healthy()
-        stack.enter_context(temporary_settings({PREFECT_API_URL: f"{address}/api", PREFECT_UI_URL: address}))
+        stack.enter_context(
+            temporary_settings({PREFECT_API_URL: f"{address}/api", PREFECT_UI_URL: without_secrets(address)})
+        )
         try:
             yield address
         finally:  # both send from threads of their own, and the server is about to go
-            APILogWorker.drain_all(timeout=5)
-            EventsWorker.drain_all(timeout=5)
+            for worker in (APILogWorker, EventsWorker):
+                worker.drain_all(timeout=0 if patience.with_prefect().seconds_left() else DRAIN_SECONDS)
 
 
 def _prefect_that_is_up() -> str | None:
@@ -128,15 +100,21 @@ def _prefect_that_is_up() -> str | None:
         noted.read_text(encoding="utf-8").strip() if noted.exists() else "",
         f"http://{HOST}:{PREFECT_PORT}",
     ]
-    return next((address for address in candidates if address and _answers(f"{address}/api/health")), None)
+    return next((address for address in candidates if address and _is_prefect(address)), None)
+
+
+def _is_prefect(address: str) -> bool:
+    """Whether Prefect's server is well; another program may listen there, and say yes to everything."""
+    return _answer(f"{address}/api/health") == "true"
 
 
 def start_prefect(home: Path, port: int) -> Server:
     """Start the Prefect server; it is not healthy yet."""
     if DATABASE_VARIABLE not in os.environ:
-        runtime.create_once(home / "prefect" / "prefect.db", lambda path: _create_prefect_database(home, path))
+        path = home / "prefect" / "prefect.db"
+        databases.create_once(databases.PREFECT, path, lambda path: _create_prefect_database(home, path))
     address = f"http://{HOST}:{port}"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    command = [sys.executable, "-m", "flows.prefect_server", HOST, str(port)]
     extra = {
         "PREFECT_API_URL": f"{address}/api",
         "PREFECT_UI_API_URL": f"{address}/api",
@@ -146,7 +124,7 @@ def start_prefect(home: Path, port: int) -> Server:
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",  # until a run that waits looks again; else 30
     }
-    return _start("prefect", command, home, extra, is_healthy=lambda: _answers(f"{address}/api/health"))
+    return _start("prefect", command, home, extra, is_healthy=lambda: _is_prefect(address))
 
 
 def _create_prefect_database(home: Path, path: Path) -> None:
@@ -166,20 +144,23 @@ def _create_prefect_database(home: Path, path: Path) -> None:
 
 def start_mlflow(home: Path, port: int) -> Server:
     """Start the MLflow server on the store's database, or on the one `MLFLOW_TRACKING_URI` names."""
-    from tasks.runs import create_database, default_tracking_uri, sqlite_uri, without_password
+    from tasks.runs import create_database, default_tracking_uri, sqlite_uri
 
     uri = default_tracking_uri(home)
     if uri.startswith("http"):
         raise ConfigError(
-            f"MLFLOW_TRACKING_URI names the server {without_password(uri)}; its page is there: unset it, or do without "
+            f"MLFLOW_TRACKING_URI names the server {without_secrets(uri)}; its page is there: unset it, or do without "
             "ours"
         )
     if uri == sqlite_uri(home):
         create_database(home)
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     command += ["--default-artifact-root", (home / "mlartifacts").as_uri()]
-    backend = {"MLFLOW_BACKEND_STORE_URI": uri}  # it may hold a password, which everybody reads on a command line
-    return _start("mlflow", command, home, backend, is_healthy=lambda: _answers(f"http://{HOST}:{port}/health"))
+    extra = {
+        "MLFLOW_BACKEND_STORE_URI": uri,  # it may hold a password, which everybody reads on a command line
+        ALLOWED_HOSTS: os.environ.get(ALLOWED_HOSTS) or ",".join(f"{name}:*" for name in NAMES),
+    }
+    return _start("mlflow", command, home, extra, is_healthy=lambda: _answer(f"http://{HOST}:{port}/health") == "OK")
 
 
 def start_deployments(home: Path, prefect_port: int, mlflow_port: int) -> Server:
@@ -223,7 +204,7 @@ def up(console: Console, *, prefect_port: int = PREFECT_PORT, mlflow_port: int =
         stack.callback((home / UP_FILE).unlink, missing_ok=True)
         _say_where(console, home, prefect_port, mlflow_port)
         try:
-            _watch(servers)
+            watch(servers, console)
         except KeyboardInterrupt:
             console.print("stopping …")
     console.print("all servers are down", highlight=False)
@@ -240,53 +221,20 @@ def _say_where(console: Console, home: Path, prefect_port: int, mlflow_port: int
     console.print("\nCtrl-C stops all of it.", highlight=False)
 
 
-def _watch(servers: list[Server]) -> None:
-    while True:
-        for server in servers:
-            if server.process.poll() is not None:
-                raise ServiceError(
-                    f"{server.name} ended (exit code {server.process.returncode}); {server.last_words()}"
-                )
-        time.sleep(1)
-
-
 def _start(
     name: str, command: list[str], home: Path, extra: Mapping[str, str], *, is_healthy: Callable[[], bool]
 ) -> Server:
-    log = home / "logs" / f"{name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=runtime.CHECKOUT,
-            env={**os.environ, **environment(home), **extra},
-            start_new_session=True,
-            preexec_fn=_before_exec,
-        )
-    return Server(name, process, is_healthy, log)
+    told = {**os.environ, **environment(home), **extra}
+    return own(name, command, told, home / "logs" / f"{name}.log", is_healthy=is_healthy)
 
 
-def _before_exec() -> None:
-    """In the child: end with us, and hear SIGINT even if we were started with `&`, where it is ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    runtime.end_with_parent()
-
-
-def _signal_group(pid: int, number: signal.Signals) -> None:
+def _answer(url: str) -> str | None:
+    """What a server says, if that is no error."""
     try:
-        os.killpg(pid, number)
-    except ProcessLookupError:
-        return
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=2).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
+        answer = httpx.get(url, timeout=2)
+        return answer.text.strip() if answer.status_code == httpx.codes.OK else None
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return None
 
 
 def _is_free(port: int) -> bool:

@@ -15,15 +15,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-from filelock import FileLock
 
 if TYPE_CHECKING:
     import torch
@@ -46,21 +44,6 @@ def fsync_path(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def create_once(path: Path, create: Callable[[Path], None]) -> None:
-    """Have `create` make a file under another name, then rename it: by one process, and whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.stem}.lock")):
-        if path.exists():
-            return
-        unfinished = path.with_name(f".{path.stem}.new{path.suffix}")
-        for leftover in path.parent.glob(f"{unfinished.name}*"):  # SQLite's own files lie beside it
-            leftover.unlink()
-        create(unfinished)
-        fsync_path(unfinished)
-        unfinished.rename(path)
-        fsync_path(path.parent)
 
 
 def exchange(one: Path, other: Path) -> bool:
@@ -86,7 +69,12 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, atomically. NaN and infinity are refused."""
-    write_atomic(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    write_atomic(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """`value` as readable JSON. NaN and infinity are refused."""
+    return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
 
 def file_sha256(path: Path) -> str:

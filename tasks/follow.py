@@ -1,8 +1,8 @@
 """Follows a stage's event file while the stage runs and fans it out.
 
-One thread per running stage. Its sinks (MLflow, Prefect, the terminal) may fail or lag: the
-position in the file is kept per sink, a failing one is tried again with longer and longer pauses,
-and what it still misses at the end is delivered when the stage is recorded, from the file.
+Its sinks (MLflow, Prefect, the terminal) may fail, lag or hang: each has a thread and a position in the file of its
+own, a failing one is tried again with longer and longer pauses, and what it still misses at the end is delivered when
+the stage is recorded, from the file.
 """
 
 import contextvars
@@ -13,12 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minimind.events import EVENTS_FILE, Event, read_events
+from tasks.patience import ANSWER_SECONDS
+from tasks.redaction import without_secrets
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
+END_SECONDS = ANSWER_SECONDS + 2.0
+"""For a call that is under way when the stage ends: it keeps to the bound, so it is over by then."""
 
 Sink = Callable[[list[Event]], None]
 
@@ -28,29 +32,29 @@ class Follower:
 
     def __init__(self, directory: Path, sinks: dict[str, Sink], *, skip_to_step: int = -1) -> None:
         """`skip_to_step`: training steps up to it were delivered before (a resumed stage)."""
-        self._path = directory / EVENTS_FILE
-        self._sinks = [_Position(name, sink, skip_to_step) for name, sink in sinks.items()]
+        path = directory / EVENTS_FILE
         self._stop = threading.Event()
-        # Prefect keeps its settings and run context in context variables, which a thread does not inherit.
-        context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._run,), name="follow-events", daemon=True)
+        self._threads = [self._thread_of(_Position(name, sink, skip_to_step), path) for name, sink in sinks.items()]
 
     def __enter__(self) -> "Follower":
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(timeout=15)
+        until = time.monotonic() + END_SECONDS
+        for thread in self._threads:
+            thread.join(timeout=max(0.0, until - time.monotonic()))
 
-    def _run(self) -> None:
-        while not self._stop.wait(POLL_SECONDS):
-            self._deliver()
-        self._deliver()
+    def _thread_of(self, position: "_Position", path: Path) -> threading.Thread:
+        def run() -> None:
+            while not self._stop.wait(POLL_SECONDS):
+                position.deliver(path)
+            position.deliver(path)
 
-    def _deliver(self) -> None:
-        for position in self._sinks:
-            position.deliver(self._path)
+        # Prefect keeps its settings and run context in context variables, which a thread does not inherit.
+        return threading.Thread(target=contextvars.copy_context().run, args=(run,), name="follow-events", daemon=True)
 
 
 class _Position:
@@ -66,13 +70,14 @@ class _Position:
             return
         if path.exists() and path.stat().st_size < self._offset:  # a resume cut it back to its checkpoint
             self._skip_to_step = self._last_step
-        events, offset = read_events(path, self._offset)
-        fresh = [event for event in events if event.kind != "step" or event.step > self._skip_to_step]
         try:
+            events, offset = read_events(path, self._offset)
+            fresh = [event for event in events if event.kind != "step" or event.step > self._skip_to_step]
             if fresh:
                 self._sink(fresh)
         except Exception as error:  # a view that is down must not stop the stage; the file keeps everything
-            logger.warning("%s is behind (%s); trying again in %.0f s", self._name, error, self._pause)
+            said = without_secrets(str(error))
+            logger.warning("%s is behind (%s); trying again in %.0f s", self._name, said, self._pause)
             self._not_before = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
             return

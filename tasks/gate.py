@@ -93,16 +93,15 @@ def gate_of(artifact: Artifact, recipe: str | None = None) -> tuple[GateConfig, 
 def keep(home: Path, artifact: Artifact, verdict: Verdict) -> None:
     """Note the newest verdict; what made a model the champion stays noted while it is that."""
     path = _path(home, artifact)
-    if path.exists() and verdict.rulings[0].rule == CHAMPION_ALREADY:
+    if verdict.rulings[0].rule == CHAMPION_ALREADY and kept(home, artifact):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    runtime.write_json(path, verdict.model_dump(mode="json"))
+    verdict.write(path)
 
 
 def kept(home: Path, artifact: Artifact) -> Verdict | None:
-    """The newest verdict on an artifact; None where it was never judged."""
-    path = _path(home, artifact)
-    return Verdict.read_json(path, remedy=f"delete {path} and run again") if path.exists() else None
+    """The newest verdict on an artifact; None where it was never judged, or the note of that is damaged."""
+    return Verdict.read_or_set_aside(_path(home, artifact), instead="the next run judges it again")
 
 
 def is_settled(verdict: Verdict, artifact: Artifact, tracker: Registry) -> bool:

@@ -4,7 +4,7 @@ import logging
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +14,14 @@ from prefect.context import FlowRunContext
 from minimind import runtime
 from minimind.artifact import Store
 from minimind.data.spec import load_spec
-from minimind.errors import ServiceError
+from minimind.errors import MiniMindError, ServiceError
 from minimind.recipe import load_recipe
 from tasks.display import Display
+from tasks.patience import ask_again, bound_prefect
 from tasks.plan import Step
-from tasks.prefect_page import show_stages, tell_prefect
-from tasks.running import Status, note_end, note_run, settle
+from tasks.prefect_page import one_line, show_stages, tell_prefect
+from tasks.redaction import without_secrets
+from tasks.running import Note, Status, note_end, note_run, settle
 from tasks.stage import Pipeline, prefect_link
 from tasks.tracking import Tracker
 
@@ -27,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 RUNNER_VARIABLE = "PREFECT__FLOW_RUN_ID"
 """Set in a process that a runner or a worker started for a flow run."""
+REUSED = " (reused)"
+"""After the version of a stage that a run did not make."""
+LATER = "The run goes on; MLflow is told at the end, at the next start, or by `minimind sync`"
 
 _planned: ContextVar[list[Step] | None] = ContextVar("planned", default=None)
 _display: ContextVar[Display | None] = ContextVar("display", default=None)
@@ -72,6 +77,7 @@ def pipeline(
         run.steps = planned
         yield run
         return
+    bound_prefect()
     if RUNNER_VARIABLE in os.environ:
         runtime.end_with_parent()  # a runner or worker that is killed takes its flow runs with it
     with run.store.in_use():
@@ -90,8 +96,7 @@ def pipeline(
             status = "FAILED"
             raise
         finally:
-            note_end(home, note, status, _versions(run), run.tracker)
-            tell_prefect(run, "its stages", lambda: show_stages(run, status))
+            _end(run, note, status)
 
 
 @contextmanager
@@ -145,16 +150,36 @@ def _connect(run: Pipeline) -> Tracker | None:
     home = run.store.root.parent
     try:
         tracker = Tracker(home)
-        ended = _end_lost(home, tracker)
-        missed = tracker.sync(run.store, noted_only=True)
     except ServiceError as error:
-        run.display.warn(f"{error}. Training goes on; MLflow is told at the next start, or by `minimind sync`")
+        run.display.warn(f"{error}. {LATER}")
         return None
-    if ended:
-        run.display.warn(f"{ended} run(s) of a killed process said that they were still running; not any more")
-    if missed:
-        run.display.warn(f"MLflow was told of {len(missed)} artifact(s) that it had missed")
+    try:
+        if ended := _end_lost(home, tracker):
+            run.display.warn(f"{ended} run(s) of a killed process said that they were still running; not any more")
+    except tracker.failures as error:
+        run.display.warn(f"runs of killed processes may say that they are still running ({one_line(error)})")
+    _deliver(run, tracker)
     return tracker
+
+
+def _deliver(run: Pipeline, tracker: Tracker) -> None:
+    """Tell MLflow what it missed, in this run or before it."""
+    try:
+        if missed := tracker.sync(run.store, noted_only=True):
+            run.display.warn(f"MLflow was told of {len(missed)} artifact(s) that it had missed")
+    except (MiniMindError, *tracker.failures) as error:
+        run.display.warn(f"{one_line(error)}. {LATER}")
+
+
+def _end(run: Pipeline, note: Note, status: Status) -> None:
+    """Tell both servers how a flow ended. Each is asked once more, also one that has just given no answer."""
+    home = run.store.root.parent
+    ask_again()
+    note_end(home, note, status, _versions(run), run.tracker)
+    if status != "KILLED":  # who stops a flow waits for its end
+        with suppress(ServiceError):  # said at the start
+            _deliver(run, run.tracker or Tracker(home))
+    tell_prefect(run, "its stages", lambda: show_stages(run, status))
 
 
 def _options(recipe: str, data: str | None, overrides: Sequence[str]) -> str:
@@ -188,11 +213,9 @@ def _open(run: Pipeline, part: _Part | None) -> None:
         )
         run.tracker.log_params(run.run_id, part.params if part else {})
     except run.tracker.failures as error:
-        logger.warning("no parent run in MLflow: %s", error)
+        logger.warning("no parent run in MLflow: %s", without_secrets(str(error)))
 
 
 def _versions(run: Pipeline) -> dict[str, str]:
     """Stage → the version that it gave."""
-    return {
-        step.label: f"{step.uri or step.parts.fingerprint()}{' (reused)' if step.reused else ''}" for step in run.steps
-    }
+    return {step.label: f"{step.uri or step.parts.fingerprint()}{REUSED if step.reused else ''}" for step in run.steps}

@@ -6,7 +6,6 @@ keeps its history over runs. A server that does not answer costs a warning.
 
 import base64
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +25,8 @@ from minimind.errors import MiniMindError
 from minimind.evaluate.card.charts import draw_loss
 from minimind.evaluate.card.collect import training_of
 from minimind.events import Event
+from tasks.patience import with_prefect
+from tasks.redaction import without_secrets
 from tasks.registry import Registration, noted
 from tasks.running import PREFECT_FAILURES
 
@@ -33,18 +34,16 @@ if TYPE_CHECKING:
     from tasks.stage import Pipeline
 
 UPDATE_SECONDS = 5.0
-AWAY_SECONDS = 120.0
-"""A call to a server that is gone blocks for the quarter of a minute in which Prefect tries again."""
 
 
 def tell_prefect(pipeline: "Pipeline", what: str, tell: Callable[[], None]) -> None:
     """Show something in Prefect; a server that does not answer costs a warning, and for a while is not asked again."""
-    if FlowRunContext.get() is None or time.monotonic() < pipeline.prefect_away_until:
+    if FlowRunContext.get() is None or with_prefect().seconds_left():
         return
     try:
         tell()
     except PREFECT_FAILURES as error:
-        pipeline.prefect_away_until = time.monotonic() + AWAY_SECONDS
+        with_prefect().lost()
         pipeline.display.warn(f"Prefect was not told of {what} ({one_line(error)})")
 
 
@@ -120,6 +119,7 @@ def key_of(label: str) -> str:
 
 def one_line(error: BaseException) -> str:
     text = str(error) if isinstance(error, MiniMindError) else f"{type(error).__name__}: {error}"
+    text = without_secrets(text)
     return text.strip().splitlines()[0][:300] if text.strip() else type(error).__name__
 
 

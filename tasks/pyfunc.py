@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minimind.artifact import prove_model
 from minimind.errors import ConfigError, DataError
 from minimind.infer.batch_rows import GENERATED, answered_row, ids_of, question_of
 from minimind.infer.engine import Engine
@@ -105,7 +106,7 @@ def write_flavor(directory: Path, *, run_id: str, model_id: str, size: int) -> N
 
 def _load_pyfunc(path: str) -> ChatModel:
     """MLflow's entry point: the model in `path`."""
-    return ChatModel(load(Path(path), max_batch=MAX_BATCH))
+    return ChatModel(load(prove_model(Path(path)), max_batch=MAX_BATCH))
 
 
 def _signature() -> "ModelSignature":

@@ -12,6 +12,7 @@ from minimind.artifact import Artifact, Inputs
 from minimind.config import Config
 from minimind.errors import MiniMindError
 from minimind.events import Event
+from minimind.proven import Proven
 from minimind.stage import Stage
 from minimind.tokens.microscope_page import first_steps_page
 from minimind.tokens.trainings import TRAININGS
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 
 FIRST_STEPS_FILE = "first_steps.html"
+
+
+class RunNote(Proven):
+    """Beside a scratch directory: the MLflow run of the stage that is built in it."""
+
+    run_id: str
 
 
 class Recording:
@@ -63,12 +70,13 @@ class Recording:
         if tracker:
             with self._tolerant("could not open a run"):
                 tags = {"stage": self._stage.name, **self._context}
-                before = note.read_text() if note.exists() and self._stage.resumable else None
-                self._run_id = before or tracker.begin(self._label, tags=tags, parent=pipeline.run_id)
-                if before:
-                    tracker.resume(before)
-                    delivered = tracker.last_step(before)
-                note.write_text(self._run_id)
+                before = RunNote.read_or_set_aside(note, instead="another run is begun in MLflow")
+                known = before.run_id if before and self._stage.resumable else None
+                self._run_id = known or tracker.begin(self._label, tags=tags, parent=pipeline.run_id)
+                if known:
+                    tracker.resume(known)
+                    delivered = tracker.last_step(known)
+                RunNote(run_id=self._run_id).write(note)
                 self._context["mlflow_run_id"] = self._run_id
         if tracker and self._run_id and self._stage.name in TRAININGS:
             self._show_first_steps(tracker, self._run_id)

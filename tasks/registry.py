@@ -8,15 +8,25 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from minimind.artifact import MANIFEST_FILE, SUMMARY_FILE, Artifact, Store, keep_only_payload, open_artifact, verify
-from minimind.config import Config
+from minimind.artifact import (
+    MANIFEST_FILE,
+    REGISTRY_DIR,
+    SUMMARY_FILE,
+    Artifact,
+    Store,
+    keep_only_payload,
+    open_artifact,
+    verify,
+)
 from minimind.errors import ArtifactError, MissingError
 from minimind.failpoints import reach
+from minimind.proven import Proven
 from tasks.runs import Runs, clean_tags
 
 logger = logging.getLogger(__name__)
@@ -34,7 +44,7 @@ REGISTRY_NAMES = {"shard": "corpus", "publish": "chat", "generate": "answers"} |
 }
 
 
-class Registration(Config):
+class Registration(Proven):
     """Where an artifact went in a tracking server."""
 
     tracking_uri: str
@@ -57,9 +67,12 @@ def registered_as(label: str) -> str | None:
 
 
 def noted(home: Path, kind: str, fingerprint: str) -> Registration | None:
-    """Where an artifact was last recorded, as it stands in the store; no server is asked."""
-    path = _note(home, kind, fingerprint)
-    return Registration.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
+    """Where an artifact was last recorded, as it stands in the store; no server is asked.
+
+    A damaged note is set aside, as if it had not been recorded: the next run, or `minimind sync`, records it again.
+    """
+    instead = "MLflow is asked for what it has of it at the next start"
+    return Registration.read_or_set_aside(_note(home, kind, fingerprint), instead=instead)
 
 
 def note_path(home: Path, artifact: Artifact) -> Path:
@@ -70,7 +83,7 @@ def note_path(home: Path, artifact: Artifact) -> Path:
 
 
 def _note(home: Path, kind: str, fingerprint: str) -> Path:
-    return home / "registry" / f"{kind}-{fingerprint}.json"
+    return home / REGISTRY_DIR / f"{kind}-{fingerprint}.json"
 
 
 class Registry(Runs):
@@ -91,7 +104,7 @@ class Registry(Runs):
             }
         )
         # MLflow fails where two processes make a name or an alias at once.
-        with FileLock(self.home / "registry" / f"{name}.lock"):
+        with FileLock(self.home / REGISTRY_DIR / f"{name}.lock"):
             version = self._version_of(name, run_id) or self._new_version(artifact, name, run_id, tags)
             reach("register.alias")
             self._point_at_newest(name, int(version.version))
@@ -115,9 +128,47 @@ class Registry(Runs):
         return found or self._fetch(version, store, stage, fingerprint)
 
     def noted_here(self, kind: str, fingerprint: str) -> Registration | None:
-        """Where an artifact was recorded, as the store noted it, if that was in this server; it is not asked."""
-        found = noted(self.home, kind, fingerprint)
+        """Where an artifact was recorded, as the store noted it, if that was in this server.
+
+        The server is asked only where the note is damaged, which is then written again.
+        """
+        path = _note(self.home, kind, fingerprint)
+        there, found = path.exists(), noted(self.home, kind, fingerprint)
+        if there and found is None:  # it is damaged
+            with suppress(*self.failures):
+                found = self.look_up(kind, fingerprint)
+                found = found and found.write(path)
         return found if found and found.tracking_uri == self.uri else None
+
+    def look_up(self, kind: str, fingerprint: str) -> Registration | None:
+        """What the server has of an artifact, whatever the store noted: its newest version, else its newest run."""
+        of_it = f"tags.fingerprint = '{fingerprint}' and tags.stage = '{kind}'"
+        versions = self.client.search_model_versions(of_it, order_by=["creation_timestamp DESC"], max_results=1)
+        if versions:
+            found = versions[0]
+            model_id = found.source.rpartition("/")[2]
+            made = {"name": found.name, "version": int(found.version), "model_id": model_id}
+            return Registration(tracking_uri=self.uri, run_id=found.run_id, **made)
+        finished = f"{of_it} and attributes.status = 'FINISHED'"
+        runs = self.client.search_runs([self.experiment_id], finished, max_results=1)
+        return Registration(tracking_uri=self.uri, run_id=runs[0].info.run_id) if runs else None
+
+    def fetch_file(self, registration: Registration, path: str, target: Path) -> bool:
+        """Write a file of a registered artifact to `target`, from its version or its run; False where neither has it.
+
+        Nobody has proven it.
+        """
+        places = [f"runs:/{registration.run_id}/{path}"]
+        if registration.model_id:
+            places.insert(0, f"models:/{registration.model_id}/{path}")
+        for place in places:
+            with tempfile.TemporaryDirectory() as directory, suppress(*self.failures):
+                self._download(place, directory)
+                found = next((p for p in Path(directory).rglob(Path(path).name) if p.is_file()), None)
+                if found:
+                    shutil.move(found, target)
+                    return True
+        return False
 
     def registered_names(self) -> set[str]:
         """The names in the registry."""
@@ -223,16 +274,19 @@ class Registry(Runs):
             known = ", ".join(sorted(model.name for model in self.client.search_registered_models())) or "none yet"
             raise MissingError(f"{uri}: not in the registry at {self.uri} (registered models: {known})") from None
 
-    def _fetch(self, version: Any, store: Store, stage: str, fingerprint: str) -> Artifact:
+    def _download(self, uri: str, directory: str) -> None:
         import mlflow
 
+        self.client.ask(lambda: mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=directory))
+
+    def _fetch(self, version: Any, store: Store, stage: str, fingerprint: str) -> Artifact:
         if stage not in WHOLE:
             raise MissingError(
                 f"models:/{version.name}/{version.version}: its files were at {version.tags.get('location')} and are "
                 f"not there any more; run the stage `{stage}` again"
             )
         with store.building(stage, fingerprint) as scratch:
-            mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(scratch))
+            self._download(version.source, str(scratch))
             fetched = open_artifact(scratch)
             keep_only_payload(fetched)  # MLflow's own files lie beside it
             verify(fetched)

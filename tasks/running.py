@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Literal
 
@@ -24,20 +25,22 @@ from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Cancelled, Completed, Crashed, Failed, State
+from pydantic import ValidationError
 
-from minimind import runtime
-from minimind.config import Config
+from minimind.proven import Proven
+from tasks.redaction import without_secrets
 from tasks.runs import Runs, is_alive, owner
 
 logger = logging.getLogger(__name__)
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 CANCEL_POLL_SECONDS = 2.0
-PREFECT_FAILURES = (httpx.HTTPError, PrefectException, OSError)
+PREFECT_FAILURES = (httpx.HTTPError, PrefectException, OSError, JSONDecodeError, ValidationError)
+"""What a call to Prefect raises where it does not answer, or something else does in its place."""
 GONE = "the process of this run was gone"
 
 
-class Note(Config):
+class Note(Proven):
     """One flow run."""
 
     id: str
@@ -78,14 +81,28 @@ def note_end(home: Path, note: Note, status: Status, versions: Mapping[str, str]
 def settle(home: Path, runs: Runs | None) -> int:
     """End the runs of this machine whose process is gone, in Prefect and in MLflow; says how many were still open."""
     ended = 0
-    for path, note in _notes(home):
-        if note.host != owner()["host"] or is_alive(note.process):
-            continue
+    for path, note in _lost(home):
         told = [_tell_prefect(note), _tell_mlflow(note, runs)]
         ended += "open" in told
         if "down" not in told:
             path.unlink(missing_ok=True)
     return ended
+
+
+def settle_mlflow(home: Path, runs: Runs) -> None:
+    """As `settle`, in MLflow alone: each note stays until Prefect was told too."""
+    for _, note in _lost(home):
+        _tell_mlflow(note, runs)
+    runs.reap()
+
+
+def any_lost(home: Path) -> bool:
+    """Whether `settle` has something to do."""
+    return any(_lost(home))
+
+
+def _lost(home: Path) -> Iterator[tuple[Path, Note]]:
+    return ((p, note) for p, note in _notes(home) if note.host == owner()["host"] and not is_alive(note.process))
 
 
 def say_cancelled(home: Path) -> None:
@@ -108,9 +125,9 @@ def heeding_cancellation(home: Path) -> Iterator[None]:
     over = threading.Event()
 
     def watch() -> None:
-        with get_client(sync_client=True) as client:
-            while not over.wait(CANCEL_POLL_SECONDS):
-                with suppress(*PREFECT_FAILURES):
+        while not over.wait(CANCEL_POLL_SECONDS):
+            with suppress(*PREFECT_FAILURES), get_client(sync_client=True) as client:
+                while not over.wait(CANCEL_POLL_SECONDS):
                     if any(_is_cancelled(client, note) for _, note in _notes(home)):
                         os.kill(os.getpid(), signal.SIGTERM)
                         return
@@ -150,7 +167,7 @@ def _tell_prefect(note: Note) -> Literal["open", "closed", "down"]:
     except ObjectNotFound:
         return "closed"
     except PREFECT_FAILURES as error:
-        logger.warning("Prefect could not be told how run %s ended: %s", note.id, error)
+        logger.warning("Prefect could not be told how run %s ended: %s", note.id, without_secrets(str(error)))
         return "down"
     return "open" if is_open else "closed"
 
@@ -179,13 +196,14 @@ def _tell_mlflow(note: Note, runs: Runs | None) -> Literal["open", "closed", "do
 def _write(home: Path, note: Note) -> None:
     path = _directory(home) / f"{note.id}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    runtime.write_json(path, note.model_dump(mode="json"))
+    note.write(path)
 
 
 def _notes(home: Path) -> Iterator[tuple[Path, Note]]:
     for path in sorted(_directory(home).glob("[!.]*.json")):
-        with suppress(FileNotFoundError):  # another process settled it
-            yield path, Note.model_validate_json(path.read_bytes())
+        instead = "if its process is gone, Prefect's page may go on showing that run as running"
+        if note := Note.read_or_set_aside(path, instead=instead):  # else another process settled it
+            yield path, note
 
 
 def _directory(home: Path) -> Path:

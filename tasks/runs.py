@@ -6,23 +6,29 @@ modules, `registry` and `pyfunc` import MLflow.
 
 import logging
 import os
-import re
+import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import psutil
 
 from minimind import runtime
 from minimind.errors import ServiceError
 from minimind.events import Event
+from tasks import databases, patience
+from tasks.redaction import without_secrets
+
+T = TypeVar("T")
 
 EXPERIMENT = "minimind"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 METRICS_A_CALL = 1000  # MLflow's own limit for one log_batch
+OUTAGES = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED", "UNKNOWN"}
+"""The codes of MLflow's errors that answer nothing; a server that cannot be reached has the first."""
 
 
 def default_tracking_uri(home: Path) -> str:
@@ -35,20 +41,23 @@ def sqlite_uri(home: Path) -> str:
     return f"sqlite:///{home / 'mlflow.db'}"
 
 
-def without_password(uri: str) -> str:
-    """A URL as it may be shown and written down."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1@", uri)
-
-
 def create_database(home: Path) -> None:
     """Make the SQLite file. MLflow's first start on an empty one is not safe against a kill or a second process."""
 
-    def create(path: Path) -> None:
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
-        SqlAlchemyStore(f"sqlite:///{path}", (home / "mlartifacts").as_uri()).engine.dispose()
+    path = home / "mlflow.db"
+    try:
+        databases.create_once(databases.MLFLOW, path, _create)
+    except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+        raise ServiceError(f"{path} cannot be made: {_first_line(error)}") from None
 
-    runtime.create_once(home / "mlflow.db", create)
+
+def _create(path: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore(f"sqlite:///{path}", (path.parent / "mlartifacts").as_uri()).engine.dispose()
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,40 @@ class Links:
         return f"{self.mlflow}/#/{place}?workflowType=machine_learning"
 
 
+class PatientClient:
+    """MLflow's client; its calls raise ServiceError where the server gives no answer, and then for a while at once."""
+
+    def __init__(self, uri: str) -> None:
+        from mlflow import MlflowClient
+
+        self._uri, self._patience = uri, patience.with_server(uri)
+        self._client = self.ask(MlflowClient)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call = getattr(self._client, name)
+        return lambda *arguments, **keywords: self.ask(lambda: call(*arguments, **keywords))
+
+    def ask(self, call: Callable[[], T]) -> T:
+        """What a call gives; MLflow's own error where that is an answer."""
+        from mlflow.exceptions import MlflowException
+
+        if left := self._patience.seconds_left():
+            raise ServiceError(f"MLflow at {self._uri} does not answer; it is asked again in {left:.0f} s")
+        try:
+            return call()
+        except MlflowException as error:
+            if error.error_code not in OUTAGES:
+                raise
+            self.no_answer(_first_line(error))
+        except Exception as error:  # words that are none of MLflow's fail anywhere in its client
+            self.no_answer(_first_line(error))
+
+    def no_answer(self, words: str) -> NoReturn:
+        """Raise ServiceError, and leave the server alone for a while."""
+        self._patience.lost()
+        raise ServiceError(f"MLflow at {self._uri} does not answer: {words}") from None
+
+
 class Runs:
     """One tracking server or database, and the experiment in it."""
 
@@ -74,30 +117,31 @@ class Runs:
         """Connect, and create the SQLite database and the experiment where they are not there. Raises ServiceError."""
         self.home = home
         given = uri or default_tracking_uri(home)
-        self.uri = without_password(given)
-        # A dead server must cost seconds: by default a call blocks for four minutes.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        self.uri = without_secrets(given)
+        for name, value in patience.settings().items():
+            os.environ.setdefault(name, value)
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it announces every second try
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints the traceback of a lock
         import mlflow
-        from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        if self.uri == sqlite_uri(home):
+        self.failures: tuple[type[BaseException], ...] = (MlflowException, OSError)
+        self.links = Links(
+            without_secrets(os.environ.get("MINIMIND_MLFLOW_URL", ""))
+            or (self.uri if self.uri.startswith("http") else Links.mlflow)
+        )
+        if given == sqlite_uri(home):
             create_database(home)
         before = os.environ.get(TRACKING_VARIABLE)
         mlflow.set_tracking_uri(given)
         if before is None:  # it sets the variable too, and the next store of this process would take this one's server
             os.environ.pop(TRACKING_VARIABLE, None)
-        self.client = MlflowClient()
-        self.failures: tuple[type[BaseException], ...] = (MlflowException, OSError)
-        self.links = Links(
-            os.environ.get("MINIMIND_MLFLOW_URL") or (self.uri if self.uri.startswith("http") else Links.mlflow)
-        )
         try:
+            self.client = PatientClient(self.uri)
             self.experiment_id = self._experiment()
-        except self.failures as error:
-            raise ServiceError(f"MLflow at {self.uri} does not answer: {_first_line(error)}") from None
+        except MlflowException as error:  # it answered, and will not have us
+            raise ServiceError(f"MLflow at {self.uri} refuses: {_first_line(error)}") from None
 
     def begin(self, name: str, *, tags: Mapping[str, str], parent: str | None = None) -> str:
         """Start a run and give its id."""
@@ -213,8 +257,10 @@ class Runs:
                 return self.client.get_experiment_by_name(EXPERIMENT).experiment_id
             # The page opens in its tracing view without this.
             self.client.set_experiment_tag(created, "mlflow.experimentKind", "custom_model_development")
-            return created
-        return found.experiment_id
+            return str(created)
+        if not found.experiment_id:
+            self.client.no_answer("what does is something else, which names no experiment")
+        return str(found.experiment_id)
 
     def log_missing(self, run_id: str, events: list[Event]) -> None:
         """Write the points of every curve that come after the last one the run has of it."""
@@ -251,4 +297,5 @@ def clean_tags(tags: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    words = without_secrets(str(error)).strip()
+    return words.splitlines()[0][:300] if words else type(error).__name__

@@ -18,7 +18,7 @@ from prefect import get_run_logger, task
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
-from minimind.artifact import Artifact, Inputs, Store, open_artifact
+from minimind.artifact import Artifact, Inputs, Store, open_artifact, verify
 from minimind.config import Config
 from minimind.data.kinds import RowKind
 from minimind.data.spec import DataSpec, kinds
@@ -33,6 +33,7 @@ from tasks.pieces import on_task_runner
 from tasks.plan import Step, plan, stand_in
 from tasks.prefect_page import one_line, show_stage, tell_prefect
 from tasks.recording import Recording
+from tasks.redaction import without_secrets
 from tasks.registry import CANDIDATE, CHAMPION, registered_as
 from tasks.retries import PAUSES_SECONDS, may_pass, pause_before_retry, retries
 from tasks.tracking import Tracker
@@ -58,8 +59,6 @@ class Pipeline:
     run_id: str | None = None
     context: dict[str, str] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
-    prefect_away_until: float = 0.0
-    """By the monotonic clock, where its server did not answer."""
 
     def stage(self, stage: Stage[Any], config: Config, inputs: Inputs) -> Artifact:
         """The stage's artifact: reused where it may be, else built, recorded and registered."""
@@ -129,7 +128,7 @@ class Pipeline:
     def take(self, uri: str) -> Artifact:
         """The artifact a registry URI or directory names, for a stage that is run alone."""
         if not uri.startswith("models:/"):
-            return open_artifact(Path(uri).expanduser().resolve())
+            return _proven(Path(uri).expanduser().resolve())
         return self._registry(uri).resolve(uri, self.store)
 
     def newest(self, label: str) -> Artifact | None:
@@ -148,7 +147,7 @@ class Pipeline:
 
     def parent(self, artifact: Artifact, stage: str, name: str) -> Artifact:
         """The artifact of `stage` that `artifact` read as its input `name`."""
-        return open_artifact(self.store.path(stage, artifact.manifest.parents[name]))
+        return _proven(self.store.path(stage, artifact.manifest.parents[name]))
 
     def _registry(self, wanted: str) -> Tracker:
         if self.planning:
@@ -205,10 +204,22 @@ class Pipeline:
     def _take(self, uri: str | None, name: str, fingerprint: str) -> Artifact:
         if uri and self.tracker:
             try:
-                return self.tracker.resolve(uri, self.store)
-            except self.tracker.failures as error:
-                logger.warning("%s could not be asked for (%s); the local artifact is taken", uri, error)
+                found = self.tracker.resolve(uri, self.store)
+                if found.fingerprint == fingerprint:
+                    return found
+                error: object = f"it is {found.fingerprint}, not {fingerprint}: Prefect's note of it is wrong"
+            except self.tracker.failures as problem:
+                error = problem
+            logger.warning(
+                "%s could not be asked for (%s); the local artifact is taken", uri, without_secrets(str(error))
+            )
         return open_artifact(self.store.path(name, fingerprint))
+
+
+def _proven(directory: Path) -> Artifact:
+    artifact = open_artifact(directory)
+    verify(artifact)
+    return artifact
 
 
 class _Here:
@@ -278,4 +289,4 @@ def _piece_mapping() -> Any:
 
 def prefect_link() -> str:
     """The page of the Prefect flow run this code is part of; empty outside one."""
-    return (flow_run.ui_url or "") if FlowRunContext.get() else ""
+    return without_secrets(flow_run.ui_url or "") if FlowRunContext.get() else ""

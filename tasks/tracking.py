@@ -11,8 +11,8 @@ from graphlib import TopologicalSorter
 
 from filelock import FileLock
 
-from minimind import runtime
 from minimind.artifact import MANIFEST_FILE, SUMMARY_FILE, Artifact, Store, open_artifact
+from minimind.errors import ServiceError
 from minimind.events import EVENTS_FILE, read_events
 from minimind.failpoints import reach
 from minimind.fingerprint import flatten
@@ -41,6 +41,10 @@ class Tracker(Registry):
         found = self._noted_here(artifact)
         return found if found and self._has_run(found.run_id) else None
 
+    def knows(self, registration: Registration) -> bool:
+        """Whether what was noted is still there; a server that does not answer, and another one, are believed."""
+        return registration.tracking_uri != self.uri or self._has_run(registration.run_id)
+
     def sync(self, store: Store, *, noted_only: bool = False) -> list[Registration]:
         """Record every sealed artifact that this server does not know yet, parents first.
 
@@ -63,8 +67,7 @@ class Tracker(Registry):
             self.client.set_tag(run_id, "registered", registration.uri)
         self.end(run_id, "FINISHED")
         reach("register.note")
-        runtime.write_json(note_path(self.home, artifact), registration.model_dump(mode="json"))
-        return registration
+        return registration.write(note_path(self.home, artifact))
 
     def _log_payload(self, artifact: Artifact, run_id: str) -> None:
         """Parameters, figures, the steps still missing, and the small files of an artifact."""
@@ -125,7 +128,9 @@ class Tracker(Registry):
         from mlflow.exceptions import MlflowException
 
         try:
-            return self.client.get_run(run_id).info.lifecycle_stage == "active"
+            return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
+        except ServiceError:
+            return True
         except MlflowException as error:
             return error.error_code != "RESOURCE_DOES_NOT_EXIST"
 

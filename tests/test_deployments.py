@@ -145,7 +145,7 @@ def test_a_run_that_nobody_watches_tries_a_stage_again(monkeypatch: pytest.Monke
 def test_the_settings_that_up_gives_its_runner_are_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Prefect ignores what it does not know, also a variable with a typing mistake."""
     monkeypatch.delenv(retries.VARIABLE, raising=False)
-    monkeypatch.setattr(runtime, "create_once", lambda path, create: None)
+    monkeypatch.setattr(serve.databases, "create_once", lambda kind, path, create: None)
     given: dict[str, str] = {}
     monkeypatch.setattr(serve, "_start", lambda *arguments, **_: given.update(arguments[3]))
     serve.start_deployments(tmp_path, 1, 2)

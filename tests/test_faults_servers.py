@@ -1,114 +1,128 @@
-"""The fault matrix, servers: MLflow or Prefect is killed, comes back, stays away, or has its database locked.
+"""The fault matrix, servers: MLflow or Prefect is killed, comes back, stays away, hangs, or has its database locked.
 
-Both are views. A training goes on at its own speed, and what a server missed it is told later.
+Both are views. A training goes on at its own speed, the flow ends as if nothing had been, and what a server missed it
+is told later. Faults of fake servers, one call at a time: test_outages.
 """
 
+import os
+import signal
 import sqlite3
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-import httpx
+import psutil
 import pytest
-from faulted import Sandbox, Whole, assert_contained, assert_recovers, whole  # noqa: F401  a fixture
+from faulted import Ended, Sandbox, Whole, assert_recovers, whole  # noqa: F401  a fixture
 from test_up import free_port
+
+from flows import serve
+from flows.servers import Server
 
 pytestmark = pytest.mark.chaos
 
-Running = AbstractContextManager[subprocess.Popen[bytes]]
+START = {"mlflow": serve.start_mlflow, "prefect": serve.start_prefect}
+ADDRESS = {
+    "mlflow": ("MLFLOW_TRACKING_URI", "http://127.0.0.1:{}"),
+    "prefect": ("PREFECT_API_URL", "http://127.0.0.1:{}/api"),
+}
+HANG_SECONDS = 60
 
 
 @contextmanager
-def server(sandbox: Sandbox, *words: str, port: int, healthy: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A server of its own, as `minimind up` would start it; killed at the end."""
-    log = (sandbox.home / "logs" / f"{words[0]}-test.log").open("ab")
-    process = subprocess.Popen(
-        [sys.executable, "-m", *words, "--host", "127.0.0.1", "--port", str(port)],
-        env=sandbox.environment(**more),
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+def served(name: str, home: Path, port: int) -> Iterator[Server]:
+    """A server, as `minimind up` starts it; killed at the end."""
+    server = START[name](home, port)
     try:
-        until = time.monotonic() + 120
-        while not _answers(f"http://127.0.0.1:{port}{healthy}"):
-            assert process.poll() is None and time.monotonic() < until, log.name
-            time.sleep(0.2)
-        yield process
+        server.wait_until_healthy()
+        yield server
     finally:
-        subprocess.run(["kill", "-9", f"-{process.pid}"], check=False)  # its workers too
-        process.wait()
-        log.close()
+        os.killpg(server.process.pid, signal.SIGKILL)  # its workers too
+        server.process.wait()
 
 
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=2).is_success
-    except httpx.HTTPError:
-        return False
-
-
-def mlflow(sandbox: Sandbox, port: int) -> Running:
-    more = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{sandbox.home / 'mlflow.db'}"}
-    root = (sandbox.home / "mlartifacts").as_uri()
-    words = ("mlflow", "server", "--workers", "1", "--default-artifact-root", root)
-    return server(sandbox, *words, port=port, healthy="/health", **more)
-
-
-def prefect(sandbox: Sandbox, port: int) -> Running:
-    more = {"PREFECT_HOME": str(sandbox.home / "prefect"), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-    return server(sandbox, "prefect", "server", "start", port=port, healthy="/api/health", **more)
+def tell(server: Server, number: int) -> None:
+    for process in (*psutil.Process(server.process.pid).children(recursive=True), psutil.Process(server.process.pid)):
+        process.send_signal(number)
 
 
 def wait_for(sandbox: Sandbox, process: subprocess.Popen[str], stage: str) -> None:
-    """Until the stage's scratch directory is there."""
+    """Until the stage has made its first step."""
     until = time.monotonic() + 180
     while not [*sandbox.store.root.glob(f"{stage}/.*.scratch/events.jsonl")]:
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("comes_back", [True, False])
-def test_mlflow_may_go_while_a_model_is_trained(comes_back: bool, whole: Whole):  # noqa: F811
-    """The pipeline ends as if nothing had been; what MLflow missed it gets when it is there."""
-    sandbox, port = whole.sandbox(), free_port()
-    sandbox.forget("pretrain")
-    address = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
-    with mlflow(sandbox, port):
-        process = sandbox.start(*sandbox.pipeline_words(), **address)
-        wait_for(sandbox, process, "pretrain")
-    if comes_back:
-        time.sleep(3)
-        with mlflow(sandbox, port):
-            output, _ = process.communicate(timeout=300)
-    else:
-        output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    with mlflow(sandbox, port):
-        assert sandbox.run("sync", **address).code == 0
-        assert sandbox.run("runs", **address).code == 0
-        assert_recovers(sandbox, whole)
-
-
-def test_prefect_may_go_while_a_model_is_trained(whole: Whole):  # noqa: F811
-    """The training ends and is sealed; the next start settles the run."""
-    sandbox, port = whole.sandbox(), free_port()
-    sandbox.forget("pretrain")
-    with prefect(sandbox, port):
-        process = sandbox.start(*sandbox.pipeline_words(), PREFECT_API_URL=f"http://127.0.0.1:{port}/api")
-        wait_for(sandbox, process, "pretrain")
+def ended(process: subprocess.Popen[str], since: float) -> Ended:
     output, _ = process.communicate(timeout=400)
-    assert "Traceback" not in output
+    return Ended(process.returncode, output, time.monotonic() - since)
+
+
+def dies_and_returns(name: str, sandbox: Sandbox, port: int, run: Callable[[], subprocess.Popen[str]]) -> Ended:
+    since = time.monotonic()
+    with served(name, sandbox.home, port):
+        process = run()
+        wait_for(sandbox, process, "pretrain")
+    time.sleep(3)
+    with served(name, sandbox.home, port):
+        return ended(process, since)
+
+
+def dies(name: str, sandbox: Sandbox, port: int, run: Callable[[], subprocess.Popen[str]]) -> Ended:
+    since = time.monotonic()
+    with served(name, sandbox.home, port):
+        process = run()
+        wait_for(sandbox, process, "pretrain")
+    return ended(process, since)
+
+
+def hangs(name: str, sandbox: Sandbox, port: int, run: Callable[[], subprocess.Popen[str]]) -> Ended:
+    """It takes what is sent and says nothing, for a minute or until the flow has ended."""
+    since = time.monotonic()
+    with served(name, sandbox.home, port) as server:
+        process = run()
+        wait_for(sandbox, process, "pretrain")
+        tell(server, signal.SIGSTOP)
+        until = time.monotonic() + HANG_SECONDS
+        while process.poll() is None and time.monotonic() < until:
+            time.sleep(0.2)
+        tell(server, signal.SIGCONT)
+        return ended(process, since)
+
+
+@pytest.mark.parametrize("fault", [dies_and_returns, dies, hangs])
+@pytest.mark.parametrize("name", ["mlflow", "prefect"])
+def test_a_server_may_go_while_a_model_is_trained(
+    name: str,
+    fault: Callable[..., Ended],
+    whole: Whole,  # noqa: F811
+):
+    """The flow ends well without it, and says so; it is told when it is there again, and nothing is lost."""
+    sandbox, port = whole.sandbox(), free_port()
+    variable, address = ADDRESS[name]
+    more = {variable: address.format(port)}
+    sandbox.forget("pretrain")
+    done = fault(name, sandbox, port, lambda: sandbox.start(*sandbox.pipeline_words(), **more))
+    assert done.code == 0, done.output
+    assert "Traceback" not in done.output and "--- Error" not in done.output
     assert sandbox.artifact("pretrain")
-    assert_recovers(sandbox, whole)
+    with served(name, sandbox.home, port):
+        if name == "mlflow":
+            assert sandbox.run("sync", **more).code == 0
+            assert "0 artifact(s) delivered" in sandbox.run("sync", **more).output
+        assert_recovers(sandbox, whole, **more)
 
 
 @pytest.mark.parametrize("database", ["mlflow.db", "prefect/prefect.db"])
-def test_a_locked_database_delays_and_loses_nothing(database: str, whole: Whole):  # noqa: F811
+def test_a_locked_database_delays_and_loses_nothing(
+    database: str,
+    whole: Whole,  # noqa: F811
+):
     """Half a minute, from the start of a training on."""
-    sandbox = whole.sandbox()
+    sandbox, since = whole.sandbox(), time.monotonic()
     sandbox.forget("sft")
     process = sandbox.start(*sandbox.pipeline_words())
     wait_for(sandbox, process, "sft")
@@ -116,6 +130,7 @@ def test_a_locked_database_delays_and_loses_nothing(database: str, whole: Whole)
         connection.execute("BEGIN EXCLUSIVE")
         time.sleep(30)
         connection.execute("ROLLBACK")
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, output
+    done = ended(process, since)
+    assert done.code == 0, done.output
+    assert "Traceback" not in done.output
     assert_recovers(sandbox, whole)

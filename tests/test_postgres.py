@@ -14,7 +14,6 @@ from test_pipeline import STAGES
 from test_up import BIN, CHECKOUT, Up
 
 from minimind.artifact import Store
-from tasks.runs import without_password
 from tasks.tracking import Tracker
 
 PROGRAMS = find_programs()
@@ -61,14 +60,6 @@ def test_both_databases_can_be_postgresql(tmp_path: Path, monkeypatch: pytest.Mo
             check=True,
         )
         assert "nothing to run" in again.stdout
-
-
-def test_a_password_in_a_url_is_not_written_down():
-    """Notes in the store and messages name the server; the connection needs the rest."""
-    assert without_password("postgresql://me:se%40cret@db/mlflow") == "postgresql://me@db/mlflow"
-    assert without_password("https://me:secret@tracking:5000/") == "https://me@tracking:5000/"
-    for plain in ("sqlite:////a/b:c@d.db", "http://127.0.0.1:5000", "postgresql://me@db:5432/mlflow"):
-        assert without_password(plain) == plain
 
 
 def look_at_runs(tracker: Tracker) -> None:

@@ -100,6 +100,49 @@ def test_a_plain_shell_runs_the_pipeline_and_then_one_stage(up: Up):
     assert {run["state_name"] for run in runs} == {"Completed"}
 
 
+def test_no_page_from_elsewhere_reaches_the_servers(up: Up):
+    """Neither by a name that was bound to 127.0.0.1, nor by a form; and nothing listens for other machines."""
+    asked = {
+        f"http://127.0.0.1:{up.ports[0]}/api/flow_runs/filter": {},
+        f"http://127.0.0.1:{up.ports[1]}/api/2.0/mlflow/experiments/search": {"max_results": 1},
+    }
+    for url, question in asked.items():
+        port = httpx.URL(url).port
+        for name in ("127.0.0.1", "localhost"):
+            answer = httpx.post(url, json=question, headers={"host": f"{name}:{port}"})
+            assert answer.status_code == 200, (url, answer.text)
+        for foreign in (
+            {"host": f"evil.example:{port}"},
+            {"host": f"192.168.1.7:{port}"},
+            {"origin": "http://evil.example"},
+        ):
+            answer = httpx.post(url, json=question, headers=foreign)
+            assert answer.status_code == 403, (url, foreign, answer.text)
+            assert "access-control-allow-origin" not in answer.headers
+    family = [psutil.Process(up.process.pid), *psutil.Process(up.process.pid).children(recursive=True)]
+    listening = {c.laddr.ip for one in family for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+
+
+def test_a_server_that_is_killed_is_started_again(up: Up):
+    """The flows that run hang on the process beside it; they must not end with a page."""
+    family = psutil.Process(up.process.pid).children()
+    (mlflow,) = [one for one in family if "mlflow" in one.cmdline()]
+    others = [one for one in family if one != mlflow]
+    os.killpg(mlflow.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 180
+    while True:
+        assert time.monotonic() < deadline, up.said()
+        time.sleep(0.5)
+        try:
+            if httpx.get(f"http://127.0.0.1:{up.ports[1]}/health", timeout=2).text == "OK":
+                break
+        except httpx.HTTPError:
+            continue
+    assert "mlflow ended (exit code -9); it is started again in 1 s" in up.said()
+    assert all(one.is_running() for one in others)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_takes_everything_down(tmp_path: Path, number: int):
     """No server, worker or training may outlive its shell; nor one started with `&`, which ignores SIGINT."""
