@@ -3,13 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: help install quickstart test slow chaos audit lint bench up clean
+.PHONY: help install quickstart test slow chaos fuzz soak audit lint bench up clean
 
 help:
 	@echo "make quickstart   install, then raw text to a chat model on the embedded default"
 	@echo "make test         install, then the fast tests"
 	@echo "make slow         the tests that take minutes, real servers and kills among them"
 	@echo "make chaos        faults, one after the other, and what becomes of them"
+	@echo "make fuzz         bytes made up against the readers, the specs and the server, an hour each"
+	@echo "make soak         200 pipelines with kills at random moments; hours, and it goes on where it was ended"
 	@echo "make audit        what bandit finds (answered in docs/decisions/016) and known holes in packages"
 	@echo "make lint         style and import contracts"
 	@echo "make bench        speed of data plane and token sets against their peers, which are installed for it"
@@ -28,8 +30,9 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: install
 	$(BIN)/minimind run
 
+# A file of tests stays on one core, since its tests share what takes long to make.
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 slow: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,deepspeed,postgres,browser]"
@@ -42,6 +45,15 @@ audit: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check bandit pip-audit
 	$(BIN)/bandit --quiet --recursive --severity-level medium --exit-zero minimind tasks flows benchmarks
 	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+fuzz: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,fuzz]"
+	for name in rows spec server; do \
+		$(BIN)/python -m fuzz $$name --seconds 3600 --corpus .fuzz/$$name --finds .fuzz/finds-$$name || exit 1; \
+	done
+
+soak: install
+	PYTHONPATH=tests $(BIN)/python tests/soak.py
 
 lint: install
 	$(BIN)/ruff check .

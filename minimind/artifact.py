@@ -7,19 +7,21 @@
 A scratch directory becomes an artifact by one rename, after its files, manifest and directories
 are flushed: present means whole. One that is replaced changes places with its successor in one
 step, where the system can. A scratch directory with a manifest lacks nothing but the rename: the
-next builder does it. `verify` proves an artifact again from the manifest's sha256 sums.
+next builder does it. `verify` proves an artifact again from the manifest's sha256 sums; a pipeline does so before it
+reads one, and who is given a directory by name too (`prove_model`, `prove_small`). A summary is proven when it is read.
 """
 
 import fcntl
+import hashlib
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
 
 from filelock import FileLock
-from pydantic import ValidationError
+from pydantic import AfterValidator
 
 from minimind import runtime
 from minimind.config import Config
@@ -31,6 +33,10 @@ from minimind.proven import Proven
 MANIFEST_FILE = "manifest.json"
 SUMMARY_FILE = "summary.json"
 IN_USE_FILE = ".in-use.lock"
+REGISTRY_DIR = "registry"
+"""Beside the artifacts: `<stage>-<fingerprint>.json` says where one was registered."""
+SMALL_BYTES = 64 << 20
+"""A file of this size is proven in a tenth of a second or two."""
 
 
 class Summary(Config):
@@ -41,10 +47,18 @@ class Summary(Config):
     warnings: list[str] = []
 
 
+def _inside(path: str) -> str:
+    """A path that stays where it is relative to. A manifest comes from a registry that others may write to."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\0" in path:
+        raise ValueError(f"the path {path!r} leads out of the directory")
+    return path
+
+
 class FileEntry(Config):
     """A payload file: path relative to the artifact, bytes, sha256."""
 
-    path: str
+    path: Annotated[str, AfterValidator(_inside)]
     size: int
     sha256: str
 
@@ -87,38 +101,64 @@ class Artifact:
         return self.manifest.parts.label
 
     def summary(self) -> Summary:
-        return Summary.model_validate_json((self.dir / SUMMARY_FILE).read_text(encoding="utf-8"))
+        """What the stage said of itself. Raises ArtifactError where that is not what was sealed."""
+        path, remedy = self.dir / SUMMARY_FILE, self.remedy
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise ArtifactError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+        sealed = next((entry.sha256 for entry in self.manifest.files if entry.path == SUMMARY_FILE), None)
+        if hashlib.sha256(raw).hexdigest() != sealed:
+            raise ArtifactError(f"{path}: its bytes changed since it was sealed; {remedy}")
+        return Summary.from_json(raw, origin=path, remedy=remedy)
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a damage."""
+        return f"`minimind fsck --repair`, or delete {self.dir} and run the stage {self.kind} again"
 
 
 def open_artifact(directory: Path) -> Artifact:
-    """The artifact at `directory`, its manifest read but its bytes not proven (see `verify`)."""
+    """The artifact at `directory`, its manifest proven but its bytes not (see `verify`)."""
     path = directory / MANIFEST_FILE
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+        return Artifact(directory, Manifest.read_json(path, remedy=f"delete {directory} and run again"))
+    except MissingError:
         raise MissingError(f"{directory}: no artifact here (there is no {MANIFEST_FILE})") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ArtifactError(f"{path}: damaged manifest ({first['msg']}); delete {directory} and run again") from None
-    if manifest.was_changed():
-        raise ArtifactError(f"{path}: was changed since it was sealed; delete {directory} and run again")
-    return Artifact(directory, manifest)
 
 
-def verify(artifact: Artifact) -> None:
-    """Prove every byte against the manifest. Raises ArtifactError with the first file that differs."""
-    manifest = artifact.manifest
+def verify(artifact: Artifact, *, largest: int | None = None) -> None:
+    """Prove every byte against the manifest. Raises ArtifactError with the first file that differs.
+
+    Of files of more than `largest` bytes only that they are there, and of their size.
+    """
+    manifest, remedy = artifact.manifest, artifact.remedy
     if manifest.parts.fingerprint() != manifest.fingerprint:
         raise ArtifactError(f"{artifact.dir / MANIFEST_FILE}: its parts do not give its fingerprint; it was changed")
-    remedy = f"delete {artifact.dir} and run the stage {manifest.kind} again"
     for entry in manifest.files:
         path = artifact.dir / entry.path
-        if not path.is_file():
-            raise ArtifactError(f"{path}: missing from a sealed artifact; {remedy}")
-        if path.stat().st_size != entry.size:
-            raise ArtifactError(f"{path}: {path.stat().st_size} bytes, sealed with {entry.size}; {remedy}")
-        if runtime.file_sha256(path) != entry.sha256:
-            raise ArtifactError(f"{path}: its bytes changed since it was sealed; {remedy}")
+        try:
+            if not path.is_file():
+                raise ArtifactError(f"{path}: missing from a sealed artifact; {remedy}")
+            if path.stat().st_size != entry.size:
+                raise ArtifactError(f"{path}: {path.stat().st_size} bytes, sealed with {entry.size}; {remedy}")
+            if (largest is None or entry.size <= largest) and runtime.file_sha256(path) != entry.sha256:
+                raise ArtifactError(f"{path}: its bytes changed since it was sealed; {remedy}")
+        except PermissionError as error:
+            raise ArtifactError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+
+
+def prove_model(directory: Path) -> Path:
+    """A model's directory, its bytes proven where it is an artifact; only then something says what they were."""
+    if (directory / MANIFEST_FILE).is_file():
+        verify(open_artifact(directory))
+    return directory
+
+
+def prove_small(artifact: Artifact) -> Artifact:
+    """An artifact that somebody looks into: every file of it but the large ones, which may be terabytes, proven."""
+    verify(artifact, largest=SMALL_BYTES)
+    return artifact
 
 
 class Store:
@@ -190,11 +230,11 @@ class Store:
         The directories `leaving` names are no part of it. They go when nothing can need them any more.
         """
         runtime.write_json(scratch / SUMMARY_FILE, summary.model_dump(mode="json"))
-        manifest = manifest.replace(files=_entries(scratch, leaving)).with_digest()
+        manifest = manifest.replace(files=_entries(scratch, leaving))
         for directory in {scratch, *(p for p in scratch.rglob("*") if p.is_dir())}:
             runtime.fsync_path(directory)
         reach("seal.manifest")
-        runtime.write_json(scratch / MANIFEST_FILE, manifest.model_dump(mode="json"))
+        manifest = manifest.write(scratch / MANIFEST_FILE)
         for name in leaving:
             shutil.rmtree(scratch / name, ignore_errors=True)
         target = self.path(manifest.parts.stage, manifest.fingerprint)

@@ -8,7 +8,7 @@ Not in it: library versions, devices, paths (recorded in the manifest, but no re
 
 Reading the trees of 80 modules takes a fifth of a second, so what was read is kept beside Python's
 own compiled files and under their rules (`PYTHONDONTWRITEBYTECODE`, `PYTHONPYCACHEPREFIX`). It is
-believed only for the very bytes it was read from: a digest of them stands in it.
+believed only for the very bytes it was read from, and as it was written: digests of both stand in it.
 """
 
 import ast
@@ -121,14 +121,15 @@ def _read_module(path: Path, _changed: int) -> tuple[str, tuple[str, ...]]:
     kept, key = _kept_path(path), hashlib.sha256(_own_source() + source).hexdigest()
     with suppress(OSError, ValueError, TypeError, KeyError):
         stored = json.loads(kept.read_bytes())
-        if stored["source"] == key:
+        if stored["source"] == key and stored["proof"] == digest([key, stored["digest"], stored["imports"]]):
             return stored["digest"], tuple(stored["imports"])
     words: list[str] = []
     _spell(ast.parse(source), words, imports := set())
     tree = "\n".join(words).encode("utf-8", "surrogatepass")
     found, imported = hashlib.sha256(tree).hexdigest()[:LENGTH], tuple(sorted(imports))
     if not sys.dont_write_bytecode:
-        _keep(kept, {"source": key, "digest": found, "imports": imported})
+        proof = digest([key, found, list(imported)])
+        _keep(kept, {"source": key, "digest": found, "imports": imported, "proof": proof})
     return found, imported
 
 

@@ -8,7 +8,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from minimind.artifact import MANIFEST_FILE, Artifact, Store, open_artifact
+from minimind.artifact import MANIFEST_FILE, Artifact, Store, open_artifact, prove_small
 from minimind.config import Config, nearest
 from minimind.errors import ConfigError, MissingError
 from minimind.fingerprint import explain
@@ -20,7 +20,7 @@ def store_of(artifact: Artifact) -> Store:
 
 
 def find_artifact(name: str, store: Store, *, kinds: Sequence[str] = ()) -> Artifact:
-    """The artifact of a directory, or the newest one called `name`: `tokens-chat`, `tokens`, `sft`, `chat`.
+    """The artifact of a directory, or the newest one called `name`: `tokens-chat`, `tokens`, `sft`, `chat`; proven.
 
     A directory inside an artifact (`…/train`) is that artifact. Raises MissingError, and ConfigError where it is none
     of `kinds`.
@@ -29,12 +29,16 @@ def find_artifact(name: str, store: Store, *, kinds: Sequence[str] = ()) -> Arti
     found = _enclosing(path.resolve()) if path.is_dir() else _newest(name, store, kinds)
     if kinds and found.kind not in kinds:
         raise ConfigError(f"{name} is an artifact of the stage {found.kind}; one of {', '.join(kinds)} is needed")
-    return found
+    return prove_small(found)
 
 
-def parent(artifact: Artifact, name: str) -> Artifact | None:
-    """What `artifact` read as its input `name`; None where it has no such input, or it is not in the store any more."""
-    return by_fingerprint(store_of(artifact), artifact.manifest.parents.get(name, ""))
+def parent(artifact: Artifact, name: str, *, proven: bool = True) -> Artifact | None:
+    """What `artifact` read as its input `name`; None where it has no such input, or it is not in the store any more.
+
+    Proven, unless somebody wants to know what is wrong with it.
+    """
+    found = by_fingerprint(store_of(artifact), artifact.manifest.parents.get(name, ""))
+    return prove_small(found) if found and proven else found
 
 
 def by_fingerprint(store: Store, fingerprint: str) -> Artifact | None:

@@ -27,6 +27,9 @@ from minimind.tokens.tokenizer import Tokenizer
 from minimind.tokens.tokenizer_training import TOKENIZER, TokenizerConfig
 from minimind.tokens.tokenizing import TOKENS, TokensConfig
 
+pytest.register_assert_rewrite("faulted")
+os.environ.pop("COLUMNS", None)  # 80 in the processes of pytest-xdist, where tables would be cut
+
 Command = Callable[..., tuple[int, str, str]]
 SealCorpus = Callable[..., Artifact]
 Tracked = Callable[[Path], Any]

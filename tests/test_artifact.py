@@ -96,7 +96,7 @@ def test_every_changed_word_of_a_manifest_is_noticed(tmp_path):
     artifact = sealed(Store(tmp_path))
     path = artifact.dir / "manifest.json"
     path.write_text(path.read_text().replace('"seconds": ', '"seconds": 1'))
-    with pytest.raises(ArtifactError, match=r"manifest\.json: was changed since it was sealed"):
+    with pytest.raises(ArtifactError, match=r"manifest\.json: was changed since it was written"):
         open_artifact(artifact.dir)
 
 

@@ -120,7 +120,7 @@ def test_a_disk_that_fills_during_a_save_costs_that_checkpoint_only(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", filling(checkpoint.save_file))
-        for name in ("fsync_path", "write_json"):
+        for name in ("fsync_path", "write_atomic"):
             patch.setattr(runtime, name, filling(getattr(runtime, name)))
         problem = save(tmp_path, training, progress)
     assert problem == "no checkpoint after step 3, the one before is kept: [Errno 28] No space left on device"

@@ -135,7 +135,7 @@ FILES = {
     "code of the command line": ("code/minimind/cli/app.py", CODE, set()),
     "code of a task": ("code/tasks/display.py", CODE, set()),
     "code of the slots": ("code/minimind/train/slots.py", CODE, set()),
-    "code of the lineage": ("code/minimind/housekeeping.py", CODE, set()),
+    "code of the lineage": ("code/minimind/housekeeping/removal.py", CODE, set()),
 }
 OPTIONS = {
     "dpo.beta=0.3": {"dpo", *FINISHING},

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -29,6 +30,7 @@ def run(planned: str, code: str, **more: str) -> subprocess.CompletedProcess[str
         text=True,
         timeout=60,
         check=False,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's `&` has it ignored
     )
 
 

@@ -31,7 +31,7 @@ def cut(path: Path) -> None:
 
 
 SEALED = {
-    "shards": ("shard-pretrain", "rows/*.arrow"),
+    "shards": ("shard-pretrain", "train/*.arrow"),
     "tokens": ("tokens-pretrain", "train/tokens.bin"),
     "offsets": ("tokens-chat", "train/docs.idx"),
     "tokenizer": ("tokenizer", "tokenizer.model"),
@@ -65,7 +65,7 @@ def test_a_damaged_checkpoint_is_passed_over(file: str, damage: Callable[[Path],
     """The one before it serves: time is lost, no bit is."""
     sandbox = whole.sandbox()
     sandbox.forget("pretrain")
-    sandbox.pipeline(faults="train.step=kill@8/0")
+    sandbox.pipeline(faults="train.step=kill@6/0")
     newest = sorted(sandbox.store.root.glob("pretrain/.*.scratch/checkpoints/step-*"))[-1]
     damage(newest / file)
     assert f"{newest.name} is passed over" in assert_recovers(sandbox, whole).output

@@ -26,7 +26,7 @@ from minimind.data.spec import clean_config, ingest_config, kinds, load_spec, sh
 from minimind.errors import ConfigError, DataError, MissingError
 from minimind.forget.reach import Reached
 from minimind.forget.report import Forgetting, forget_rows, forget_sources
-from minimind.housekeeping import pin
+from minimind.housekeeping.pins import pin
 from minimind.lineage import find_artifact
 from minimind.model.config import ModelConfig
 from minimind.stage import Stage, build

@@ -12,7 +12,8 @@ from toy_store import Chain
 
 from minimind.artifact import Artifact, Store
 from minimind.errors import ArtifactError, MissingError
-from minimind.housekeeping import Plan, pin, pins, plan_removal, remove, unpin
+from minimind.housekeeping.pins import pin, pins, unpin
+from minimind.housekeeping.removal import Plan, plan_removal, remove
 from minimind.lineage import ancestors, by_fingerprint
 
 
@@ -42,6 +43,17 @@ def test_what_an_alias_needs_stays_down_to_the_sources(chain: Chain) -> None:
     assert all(by_fingerprint(chain.store, fingerprint) for fingerprint in plan.kept)
     assert not any(by_fingerprint(chain.store, one.fingerprint) for one in only_old)
     assert not plan_removal(chain.store, {new.fingerprint: "it"}).leftovers
+
+
+def test_the_note_of_the_registry_goes_with_what_it_is_about(chain: Chain) -> None:
+    """Else `minimind fsck` would find a damage after every `gc`."""
+    old, new = chain.model(chat_bytes="c0"), chain.model(chat_bytes="c1")
+    notes = chain.store.root.parent / "registry"
+    notes.mkdir()
+    for model in (old, new):
+        (notes / f"sft-{model.fingerprint}.json").write_text("{}")
+    list(remove(chain.store, plan_removal(chain.store, {new.fingerprint: "it"}).leftovers))
+    assert [path.name for path in notes.iterdir()] == [f"sft-{new.fingerprint}.json"]
 
 
 def test_a_pin_keeps_like_an_alias(chain: Chain) -> None:

@@ -22,7 +22,7 @@ from minimind.export.hf_model import write_hf_folder
 from minimind.export.importing import import_model
 from minimind.export.probes import greedy
 from minimind.export.settings import ExportConfig, HfType
-from minimind.housekeeping import pins
+from minimind.housekeeping.pins import pins
 from minimind.infer.generate import prompt_ids
 from minimind.infer.network import Network
 from minimind.model.config import PRESETS, ModelConfig

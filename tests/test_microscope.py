@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from history_parts import seal_training
 from rich.console import Console
 from typer.testing import CliRunner
 
-from minimind.artifact import Artifact, Store
+from minimind.artifact import Artifact, Store, open_artifact
 from minimind.cli import app
 from minimind.cli.inspect_views import Batching, view_of
 from minimind.data.documents import RowKind
@@ -144,17 +145,20 @@ def test_a_models_steps_need_no_settings(sft: Artifact, token_artifacts: dict[Ro
 
 
 def test_a_token_set_takes_the_settings_of_its_newest_training_or_those_given(
-    sft: Artifact, token_artifacts: dict[RowKind, Artifact]
+    sft: Artifact, token_artifacts: dict[RowKind, Artifact], tokenizer_artifact: Artifact, tmp_path: Path
 ) -> None:
-    tokens = token_artifacts["chat"]
+    tokens, pairs = token_artifacts["chat"], token_artifacts["preference"]
     assert view(tokens, step=2).rows == view(sft, step=2).rows
     assert view(tokens, step=2, seed=12).rows != view(sft, step=2).rows
     recipe = view(tokens, step=1, recipe="quickstart", stage="sft", length=512)
     assert recipe.facts["batch"] == "8 rows"
     with pytest.raises(ConfigError, match="did you mean `sft`"):
         view(tokens, step=1, recipe="quickstart", stage="sftt")
+    for one in (pairs, tokenizer_artifact):
+        shutil.copytree(one.dir, Store(tmp_path).path(one.kind, one.fingerprint))
+    untrained = open_artifact(Store(tmp_path).path(pairs.kind, pairs.fingerprint))
     with pytest.raises(ConfigError, match="give --length"):
-        view(token_artifacts["preference"], step=1)
+        view(untrained, step=1)
     with pytest.raises(ConfigError, match="one of"):
         view(tokens, step=1, row=1)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from minimind import runtime
-from minimind.artifact import Artifact, Store, Summary
+from minimind.artifact import Artifact, FileEntry, Store, Summary
 from minimind.config import Config
 from minimind.data.documents import RowKind, check_row
 from minimind.data.dropped import DropLog
@@ -36,6 +36,7 @@ from minimind.infer.generate import load
 from minimind.model.config import ModelConfig
 from minimind.model.transformer import Transformer
 from minimind.model.weights import save_model
+from minimind.runtime import file_sha256
 from minimind.stage import Stage, build
 from minimind.tokens.token_set import INFO_FILE, TokensInfo
 from minimind.tokens.tokenizer import Tokenizer
@@ -316,14 +317,21 @@ def test_commands_are_those_that_ran(evaluation: Artifact):
     assert commands_of(Artifact(evaluation.dir, evaluation.manifest.replace(context={}))) == []
 
 
+def entries_of(directory: Path) -> list[FileEntry]:
+    """What a manifest says of the summary there."""
+    path = directory / "summary.json"
+    return [FileEntry(path=path.name, size=path.stat().st_size, sha256=file_sha256(path))]
+
+
 def test_cost_counts_cores_gpus_and_money(artifacts: dict[str, Artifact], evaluation: Artifact, tmp_path: Path):
     """An hour of four GPUs is no hour of two cores."""
     (tmp_path / "gpu").mkdir()
     shutil.copytree(artifacts["dpo"].dir, tmp_path / "gpu", dirs_exist_ok=True)
     on_gpus = Summary(figures={"device": "cuda", "processes": 4})
     (tmp_path / "gpu" / "summary.json").write_text(on_gpus.model_dump_json(), encoding="utf-8")
+    took = {"seconds": 3600.0, "host": {"cores": 2, "name": "m", "system": "s"}}
     timed = {
-        name: Artifact(directory, one.manifest.replace(seconds=3600.0, host={"cores": 2, "name": "m", "system": "s"}))
+        name: Artifact(directory, one.manifest.replace(files=entries_of(directory), **took))
         for name, one, directory in (
             ("evaluation", evaluation, evaluation.dir),
             ("dpo", artifacts["dpo"], tmp_path / "gpu"),

@@ -13,7 +13,7 @@ from conftest import conversations, documents
 from history_parts import seal_training
 from typer.testing import CliRunner
 
-from minimind.artifact import Artifact, Store, open_artifact
+from minimind.artifact import MANIFEST_FILE, Artifact, FileEntry, Store, open_artifact
 from minimind.cli import app
 from minimind.data.cleaning import CLEAN, CleanConfig
 from minimind.data.dropped import DROPPED_FILE
@@ -24,6 +24,7 @@ from minimind.data.shards import read_rows, write_rows
 from minimind.errors import MissingError
 from minimind.lineage import by_fingerprint
 from minimind.model.config import ModelConfig
+from minimind.runtime import file_sha256
 from minimind.stage import build
 from minimind.tokens.token_ledger import TokenLedger, balance
 from minimind.tokens.token_set import TokenSet
@@ -135,6 +136,17 @@ def _log_line(store: Store) -> None:
     path.write_bytes(path.read_bytes().rsplit(b"\n", 2)[0] + b"\n")
 
 
+def reseal(directory: Path) -> None:
+    """Have the manifest say of each file what it is now."""
+    manifest = open_artifact(directory).manifest
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST_FILE)
+    files = [
+        FileEntry(path=path.relative_to(directory).as_posix(), size=path.stat().st_size, sha256=file_sha256(path))
+        for path in paths
+    ]
+    manifest.replace(files=files).write(directory / MANIFEST_FILE)
+
+
 def _figure_of_reading(store: Store) -> None:
     path = _file(store, "ingest", "chat", "ledger.json")
     ledger = json.loads(path.read_text())
@@ -179,6 +191,8 @@ def test_what_does_not_balance_is_named_where_it_begins(
     """By one row, one byte, one label: a ledger that rounds is none."""
     artifact = copied(made, tmp_path)
     damage(Store(tmp_path / "home"))
+    for found in Store(tmp_path / "home").all():
+        reseal(found.dir)
     books = books_of(artifact)
     assert books.imbalances and books.imbalances[0].startswith(first), books.imbalances
 

@@ -218,4 +218,6 @@ def _say_how_to_go_on(flows: ModuleType, uri: str, *, published: bool) -> None:
 
 
 def _plain(error: MiniMindError) -> str:
-    return str(error).replace("[", r"\[")
+    """Its words; a file's name in them may have what a terminal takes for a command."""
+    shown = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in str(error))
+    return shown.replace("[", r"\[")

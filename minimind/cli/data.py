@@ -151,13 +151,13 @@ def _rules(data: str | None, evaluation: list[str], overrides: list[str]) -> Any
 
 
 def _newest_clean(kind: str) -> Path:
-    from minimind.artifact import Store
+    from minimind.artifact import Store, prove_small
     from minimind.errors import MissingError
 
     found = [a for a in Store().all() if a.kind == "clean" and a.manifest.parts.config.get("rows") == kind]
     if not found:
         raise MissingError(f"no cleaned {kind} rows yet; `minimind run clean -p kind={kind}` makes them")
-    return max(found, key=lambda artifact: artifact.manifest.created_at).dir
+    return prove_small(max(found, key=lambda artifact: artifact.manifest.created_at)).dir
 
 
 def _is_drop(name: str) -> bool:

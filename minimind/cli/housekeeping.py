@@ -14,14 +14,23 @@ from minimind.data.wording import size
 from minimind.errors import ConfigError, GateError
 
 if TYPE_CHECKING:
-    from minimind.housekeeping import Plan
+    from minimind.housekeeping.removal import Plan
 
 ArtifactArgument = Annotated[str, typer.Argument(help="A label (sft, tokens-chat, …), a models:/ URI, or a directory.")]
 
 
-def fsck(as_json: AsJson = False) -> None:
-    """Prove every artifact against its seal; exit code 1 if one is damaged. Example: `minimind fsck`"""
-    if not local().fsck(console, as_json=as_json):
+def fsck(
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be; the rest is put aside.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prove every artifact and note of the store; exit code 1 if one is damaged, and for --repair if one stays so.
+
+    With --repair nothing may run on the store. What is registered whole is fetched, what nobody sealed and what only
+    a run can make again goes to `quarantine/` in the store. Nothing is deleted.
+
+    Examples: `minimind fsck`, `minimind fsck --repair`, `minimind fsck --json`
+    """
+    if not local("fsck").fsck(console, as_json=as_json, repair=repair):
         raise typer.Exit(1)
 
 
@@ -39,7 +48,7 @@ def gc(
     Examples: `minimind gc`, `minimind gc --yes`, `minimind gc --unfinished-days 0 --json`
     """
     from minimind.artifact import Store
-    from minimind.housekeeping import remove
+    from minimind.housekeeping.removal import remove
 
     flows, store = local(), Store()
     with store.alone() if yes else nullcontext():  # else a pipeline could seal, or need, what the plan lets go of
@@ -53,21 +62,21 @@ def gc(
 
 def pin(artifact: ArtifactArgument) -> None:
     """Keep an artifact, and all it was made of, from `gc`. Example: `minimind pin models:/minimind-sft/3`"""
-    from minimind import housekeeping
     from minimind.artifact import Store
+    from minimind.housekeeping import pins
 
     found = find(artifact)
-    housekeeping.pin(found, Store())
+    pins.pin(found, Store())
     console.print(f"pinned {found.label} {found.fingerprint}", highlight=False)
 
 
 def unpin(artifact: ArtifactArgument) -> None:
     """Take a pin away again. Example: `minimind unpin models:/minimind-sft/3`"""
-    from minimind import housekeeping
     from minimind.artifact import Store
+    from minimind.housekeeping import pins
 
     found = find(artifact)
-    housekeeping.unpin(found, Store())
+    pins.unpin(found, Store())
     console.print(f"no longer pinned: {found.label} {found.fingerprint}", highlight=False)
 
 

@@ -207,11 +207,11 @@ def _tokenizer_dir(name: str) -> Path:
 
 
 def _newest_model() -> "Artifact":
-    from minimind.artifact import Store
+    from minimind.artifact import Store, prove_small
     from minimind.errors import MissingError
 
     found = [a for a in Store().all() if a.kind == "publish"] or [a for a in Store().all() if a.kind in _TRAINED]
     if not found:
         raise MissingError(f"no model in {escape(str(Store().root))} yet; `minimind run` makes one")
     order = (*_TRAINED, "publish")  # of two in one second the later of the path
-    return max(found, key=lambda artifact: (artifact.manifest.created_at, order.index(artifact.kind)))
+    return prove_small(max(found, key=lambda artifact: (artifact.manifest.created_at, order.index(artifact.kind))))

@@ -112,12 +112,12 @@ def _locate(spec: str) -> Any:
     """The version that a name, URI or directory means now, with its registry's URI where that is noted."""
     from pathlib import Path
 
-    from minimind.artifact import MANIFEST_FILE, open_artifact
+    from minimind.artifact import MANIFEST_FILE, open_artifact, prove_model
     from minimind.lineage import Lineage, node_of
     from minimind.serve.sources import version_of
 
     if Path(spec).expanduser().is_dir():
-        return version_of(Path(spec).expanduser().resolve())
+        return version_of(prove_model(Path(spec).expanduser().resolve()))
     flows = local()
     directory = flows.find_model(spec)
     if not (directory / MANIFEST_FILE).is_file():

@@ -165,7 +165,7 @@ def _load(tokenizer: str | None) -> Any:
 
 def _find(tokenizer: str | None) -> "Artifact":
     """The artifact of a directory or registry URI; by default the newest tokenizer in the store."""
-    from minimind.artifact import Store, open_artifact
+    from minimind.artifact import Store, open_artifact, prove_small
     from minimind.cli.shared import local
     from minimind.errors import MissingError
 
@@ -173,7 +173,7 @@ def _find(tokenizer: str | None) -> "Artifact":
         found = [artifact for artifact in Store().all() if artifact.kind == "tokenizer"]
         if not found:
             raise MissingError("no tokenizer yet; `minimind run tokenizer` makes one")
-        return max(found, key=lambda artifact: artifact.manifest.created_at)
+        return prove_small(max(found, key=lambda artifact: artifact.manifest.created_at))
     if tokenizer.startswith("models:/"):
         return open_artifact(local().resolve(tokenizer))
-    return open_artifact(Path(tokenizer).expanduser())
+    return prove_small(open_artifact(Path(tokenizer).expanduser()))

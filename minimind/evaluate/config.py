@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
-from minimind.config import WHERE, Config
+from minimind.config import WHERE, Config, expanded
 from minimind.data.kinds import RowKind
 from minimind.runtime import Precision, home
 
@@ -168,7 +168,7 @@ def resolved(table: Mapping[str, Any], base: Path, *, given: Collection[str] = (
     for name in FILE_SETTINGS:
         place = Path.cwd() if f"evaluate.{name}" in given else base
         if isinstance(entries := table.get(name), list) and all(isinstance(entry, str) for entry in entries):
-            found[name] = [str(place / Path(entry).expanduser()) if _is_path(entry) else entry for entry in entries]
+            found[name] = [str(place / expanded(entry)) if _is_path(entry) else entry for entry in entries]
     return found
 
 

@@ -20,6 +20,7 @@ from minimind.evaluate.evaluated import BITS, TEXT, Evaluated, evaluated, texts_
 from minimind.evaluate.intervals import Resampling
 from minimind.evaluate.results import Evaluation, Figure, Interval, ModelResult, flat_name, model_figures
 from minimind.evaluate.table import Items, paired
+from minimind.proven import Proven
 
 SHARED = 0.9
 """Of the model's held-out texts that the champion must have been measured on too for its own figures to do."""
@@ -54,7 +55,7 @@ class Forced(Config):
     at: str
 
 
-class Verdict(Config):
+class Verdict(Proven):
     """What the gate says of a model."""
 
     model: str

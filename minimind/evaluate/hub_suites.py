@@ -18,8 +18,8 @@ from typing import Any, Literal
 from minimind.config import nearest
 from minimind.data.reading.hub import hub_files
 from minimind.data.reading.remote import reason_of
-from minimind.errors import ConfigError, DataError, ServiceError
-from minimind.runtime import write_atomic
+from minimind.errors import ArtifactError, ConfigError, DataError, ServiceError
+from minimind.runtime import file_sha256, write_atomic
 
 CONVERTED = "refs/convert/parquet"
 """The branch that the hub makes: `<config>/<split>/0000.parquet`."""
@@ -54,7 +54,7 @@ def fetch(name: str, directory: Path, *, limit: int | None = None, refresh: bool
     A cloze has `context` in the place of `question`. A file that is there is used; `refresh` fetches anew. With `limit`
     so many rows, spread evenly over the set, are in `<name>-<limit>.jsonl` beside it. The order is the hub's, subjects
     by name. Raises ConfigError for an unknown name, ServiceError where the hub cannot be reached, DataError where its
-    rows are not as they were.
+    rows are not as they were, and ArtifactError where the file is not what was fetched.
     """
     suite = _suite(name)
     if limit is not None and limit < 1:
@@ -63,8 +63,11 @@ def fetch(name: str, directory: Path, *, limit: int | None = None, refresh: bool
     if refresh or not path.is_file():
         lines = [json.dumps(row, ensure_ascii=False) for row in _rows(name, suite)]
         directory.mkdir(parents=True, exist_ok=True)
+        _sum_path(path).unlink(missing_ok=True)
         write_atomic(path, "".join(f"{line}\n" for line in lines))
+        write_atomic(_sum_path(path), file_sha256(path))
         _log.info("benchmark set %s: %d rows of %s, licence %s", name, len(lines), suite.dataset, suite.licence)
+    _prove(path)
     return path if limit is None else _limited(path, limit)
 
 
@@ -72,6 +75,20 @@ def _suite(name: str) -> HubSuite:
     if name not in SUITES:
         raise ConfigError(f"no benchmark set `{name}`{nearest(name, list(SUITES))}")
     return SUITES[name]
+
+
+def _sum_path(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _prove(path: Path) -> None:
+    """A file without a sum was put there by somebody, who answers for it."""
+    own = _sum_path(path)
+    if own.exists() and own.read_bytes() != file_sha256(path).encode():
+        raise ArtifactError(
+            f"{path}: is not what was fetched; delete it and it is fetched again, or delete {own.name} if you put it "
+            "there yourself"
+        )
 
 
 def _limited(path: Path, limit: int) -> Path:

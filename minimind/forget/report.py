@@ -20,7 +20,7 @@ from minimind.forget.rows import (
     sources_of,
     unknown_lines,
 )
-from minimind.housekeeping import pins
+from minimind.housekeeping.pins import pins
 from minimind.tokens.trainings import TRAININGS, Training
 
 

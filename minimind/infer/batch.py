@@ -5,14 +5,15 @@
                             ─► answer_piece ─┘
 
 Answers are dear, so what is finished is kept to the very end: pieces go only once the answers made of them are on the
-disk and `figures.json` says so. A kill costs the pieces under way and nothing else. Which lines are a piece depends on
-the input and on the kind of device; an answer depends on its row, the model, the settings and the row's number alone,
-so neither pieces nor workers change a byte of it.
+disk and `joined/files.json` says so. A kill costs the pieces under way and nothing else. Which lines are a piece
+depends on the input and on the kind of device; an answer depends on its row, the model, the settings and the row's
+number alone, so neither pieces nor workers change a byte of it.
 
 A row that cannot be asked is kept aside in `dropped.jsonl`, with its line and the reason, and stops nothing. Not here:
 what a row may say (`batch_rows`), answering (`batch_jobs`), counting (`batch_figures`).
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,10 @@ from minimind.errors import DataError
 from minimind.events import EVENTS_FILE, EventWriter
 from minimind.infer.batch_figures import FIGURES_FILE, PieceFigures, add, complaint, summary
 from minimind.infer.batch_jobs import ANSWERS_FILE, AskJob, GenerateConfig, answer_piece, engine_of
+from minimind.proven import Proven
 from minimind.stage import Stage
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["GENERATE", "GenerateConfig", "copy_answers", "generate"]
 
@@ -43,17 +47,25 @@ GPU_PIECE_ROWS = 512
 """Eight full batches, so that the last answers of a piece leave few places empty."""
 MAX_PIECES = 512
 """More of them would be more to look after than to do; pieces of long inputs are larger instead."""
+JOINED_DIR, JOINED_FILE = "joined", "files.json"
+"""Says that the answers are all there: in the scratch directory only."""
 _QUESTIONS, _PIECES = "questions.jsonl", "pieces"
 
 Lines = list[tuple[str, np.ndarray]]
 """Name of an input file, and where its lines end in the file of questions; the first number is where they begin."""
 
 
+class Joined(Proven):
+    """File → sha256 of what the pieces were joined to."""
+
+    files: dict[str, str]
+
+
 def generate(config: GenerateConfig, inputs: Inputs, out_dir: Path) -> Summary:
     """Write an answer to every row of the input that can be asked, in order, and keep the others aside."""
     figures_path, model = out_dir / FIGURES_FILE, inputs["model"].dir
     with EventWriter(out_dir / EVENTS_FILE, keep_bytes=0) as events:
-        if not figures_path.exists():
+        if not _is_joined(out_dir):
             _answer_all(config, model, out_dir, events)
         figures = PieceFigures.read_json(figures_path, remedy="run it again with --refresh")
         for leftover in (_PIECES, f"{_PIECES}.taken"):
@@ -69,7 +81,7 @@ def source_digests(config: GenerateConfig) -> dict[str, str]:
     return content_digests(IngestConfig(rows="prompt", sources=(source,)))
 
 
-GENERATE = Stage("generate", generate, inputs=("model",), sources=source_digests, resumable=True)
+GENERATE = Stage("generate", generate, inputs=("model",), sources=source_digests, resumable=True, leaves=(JOINED_DIR,))
 
 
 def copy_answers(directory: Path, target: Path) -> None:
@@ -104,6 +116,25 @@ def _answer_all(config: GenerateConfig, model: Path, out_dir: Path, events: Even
     _join(pieces, out_dir)
     # From here on the pieces are not needed, whatever happens.
     runtime.write_json(out_dir / FIGURES_FILE, figures.model_dump(mode="json"))
+    (out_dir / JOINED_DIR).mkdir(exist_ok=True)
+    Joined(files=_sums(out_dir)).write(out_dir / JOINED_DIR / JOINED_FILE)
+
+
+def _is_joined(out_dir: Path) -> bool:
+    """Whether all answers are there, with the bytes they were joined with."""
+    instead = "what can be is taken from the pieces, the rest is answered again"
+    joined = Joined.read_or_set_aside(out_dir / JOINED_DIR / JOINED_FILE, instead=instead)
+    if joined is None:
+        return False
+    if joined.files != _sums(out_dir):
+        logger.warning("%s: the answers are not what was joined; %s", out_dir, instead)
+        return False
+    return True
+
+
+def _sums(out_dir: Path) -> dict[str, str]:
+    paths = [*sorted(out_dir.glob("answers-*.jsonl")), out_dir / DROPPED_FILE, out_dir / FIGURES_FILE]
+    return {path.name: runtime.file_sha256(path) for path in paths if path.exists()}
 
 
 def _gather(path: str, target: Path) -> Lines:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from minimind.config import Config
+from minimind.proven import Proven
 from minimind.sweep.metric import Metric
 
 SWEEP_FILE = "sweep.json"
@@ -83,7 +84,7 @@ class Group:
         return len(self.values) == len(self.results)
 
 
-class Comparison(Config):
+class Comparison(Proven):
     """All points of a sweep."""
 
     id: str

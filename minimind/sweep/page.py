@@ -32,7 +32,7 @@ def write_all(comparison: Comparison, directory: Path) -> None:
 def write(comparison: Comparison, directory: Path) -> None:
     """`sweep.json` alone."""
     directory.mkdir(parents=True, exist_ok=True)
-    runtime.write_json(directory / SWEEP_FILE, comparison.model_dump(mode="json"))
+    comparison.write(directory / SWEEP_FILE)
 
 
 def render_markdown(comparison: Comparison, pictures: Sequence[str] = ()) -> str:

@@ -14,7 +14,7 @@ def main(run_path: Path) -> int:
     """Train, and give the exit code. What ends a training early is noted for the process that launched it."""
     end_with_parent(signal.SIGKILL)
     faulthandler.register(STACKS_SIGNAL, all_threads=True)
-    run = TrainRun.model_validate_json(run_path.read_bytes())
+    run = TrainRun.read_json(run_path, remedy="run the training again")
     rank = int(os.environ.get("RANK", "0"))
     try:
         from minimind.train.job import run_rank  # here, so that an import that fails is noted too

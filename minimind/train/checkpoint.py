@@ -24,14 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from minimind import runtime
-from minimind.errors import ArtifactError
+from minimind.errors import ArtifactError, MissingError
 from minimind.failpoints import reach
 from minimind.proven import Proven
 from minimind.train.loop import Progress
@@ -53,6 +52,8 @@ class Header(Proven):
     """Digest of what is trained: settings and inputs."""
     world_size: int
     events_offset: int
+    events_sha256: str = ""
+    """Of so much of `events.jsonl`; empty in checkpoints from before there was any."""
     progress: dict[str, Any]
     files: dict[str, str]
     """File name → sha256."""
@@ -79,6 +80,7 @@ def save_checkpoint(
     optimizers: Sequence[Optimizer],
     ranks: Ranks,
     events_offset: int,
+    events_sha256: str = "",
     layout: Layout | None = None,
 ) -> str | None:
     """Write a checkpoint below `directory`; every rank calls it. None, or why there is none now, on the first rank.
@@ -101,6 +103,7 @@ def save_checkpoint(
         return None
     if all_well:
         values = {"progress": asdict(progress), "files": files, "events_offset": events_offset}
+        values["events_sha256"] = events_sha256
         header = Header(run=run, world_size=ranks.size, **values)
         problem = _attempt(lambda: _seal(scratch, target, header))
     if all_well and problem is None:
@@ -243,7 +246,7 @@ def _gather_digests(digests: dict[str, str], ranks: Ranks, *, well: bool) -> tup
 
 def _seal(scratch: Path, target: Path, header: Header) -> None:
     """Make the checkpoint in `scratch` the one of its step, and remove those that are too old."""
-    runtime.write_json(scratch / HEADER_FILE, header.with_digest().model_dump(mode="json"))
+    header.write(scratch / HEADER_FILE)
     runtime.fsync_path(scratch)
     shutil.rmtree(target, ignore_errors=True)
     reach("checkpoint.rename")
@@ -255,14 +258,18 @@ def _seal(scratch: Path, target: Path, header: Header) -> None:
 
 
 def _prove(path: Path, run: str) -> Header:
-    try:
-        header = Header.model_validate_json((path / HEADER_FILE).read_bytes())
-    except (OSError, ValidationError):
-        raise ArtifactError(f"its {HEADER_FILE} is missing or damaged") from None
-    if header.was_changed():
-        raise ArtifactError(f"its {HEADER_FILE} was changed")
+    header = prove_checkpoint(path)
     if header.run != run:
         raise ArtifactError("it is of another training")
+    return header
+
+
+def prove_checkpoint(path: Path) -> Header:
+    """What a checkpoint says of itself, its bytes proven. Raises ArtifactError."""
+    try:
+        header = Header.read_json(path / HEADER_FILE, remedy="an older checkpoint is taken")
+    except MissingError:
+        raise ArtifactError(f"its {HEADER_FILE} is missing") from None
     for name, digest in header.files.items():
         if not (path / name).is_file() or runtime.file_sha256(path / name) != digest:
             raise ArtifactError(f"{name} is missing or damaged")

@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import median
 
 from minimind import runtime
-from minimind.artifact import Summary
 from minimind.data.kinds import RowKind
 from minimind.errors import ConfigError
 from minimind.events import EVENTS_FILE, Event, read_events
@@ -25,7 +24,7 @@ from minimind.model.config import ModelConfig
 from minimind.train.checkpoint import KEEP
 from minimind.train.config import StageName, TrainConfig
 from minimind.train.forecast import Forecast
-from minimind.train.launch import CHECKPOINTS_DIR, LOG_FILE, RUN_FILE, TRAINING_FILE, launch
+from minimind.train.launch import CHECKPOINTS_DIR, LOG_FILE, RUN_FILE, TRAINING_FILE, Trained, launch
 from minimind.train.parallel import Ranks
 from minimind.train.reference import GROUP_TOKENS_CPU, GROUP_TOKENS_GPU
 from minimind.train.setup import compiles
@@ -134,7 +133,7 @@ class _Took:
 
     @classmethod
     def of(cls, run: TrainRun, *, started: float, ended: float) -> "_Took":
-        summary = Summary.model_validate_json((run.out_dir / TRAINING_FILE).read_bytes())
+        summary = Trained.read(run.out_dir)
         events = [event for event in read_events(run.out_dir / EVENTS_FILE)[0] if event.kind == "step"]
         lines = [event for event in events if "loss" in event.metrics]
         seconds = _step_seconds(lines)

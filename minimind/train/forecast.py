@@ -9,18 +9,16 @@ an estimate for two processes says nothing of a run with one. Not here: how it i
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from minimind import fingerprint, runtime
+from minimind import fingerprint
 from minimind.artifact import Summary
-from minimind.config import Config
+from minimind.proven import Proven
 from minimind.train.config import StageName, TrainConfig
 from minimind.train.stage_configs import TrainRun
 
 DIRECTORY = "estimates"
 
 
-class Forecast(Config):
+class Forecast(Proven):
     """One training before it runs. Times are wall seconds on the machine that measured, sizes MB of 10⁶ bytes."""
 
     stage: StageName
@@ -72,16 +70,14 @@ def keep(home: Path, forecast: Forecast, config: TrainConfig, fingerprints: Mapp
     """Write an estimate where the training will look for it."""
     path = _path(home, forecast.stage, config, fingerprints)
     path.parent.mkdir(parents=True, exist_ok=True)
-    runtime.write_json(path, forecast.model_dump(mode="json"))
+    forecast.write(path)
     return path
 
 
 def find(home: Path, stage: StageName, config: TrainConfig, fingerprints: Mapping[str, str]) -> Forecast | None:
-    """The estimate of that very training; None where there is none that can be read."""
-    try:
-        return Forecast.model_validate_json(_path(home, stage, config, fingerprints).read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None
+    """The estimate of that very training; None where there is none that can be believed."""
+    path = _path(home, stage, config, fingerprints)
+    return Forecast.read_or_set_aside(path, instead="`minimind estimate` makes another one")
 
 
 def compared(summary: Summary, run: TrainRun, *, seconds: float) -> Summary:

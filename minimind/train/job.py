@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from minimind import fingerprint, runtime
+from minimind import fingerprint
 from minimind.events import EVENTS_FILE, EventWriter
 from minimind.failpoints import reach
 from minimind.model.config import count_parameters
@@ -29,7 +29,7 @@ from minimind.train.checkpoint import (
 )
 from minimind.train.digests import digest_optimizers, digest_weights
 from minimind.train.exact import deterministic, require_exact
-from minimind.train.launch import CHECKPOINTS_DIR, TRAINING_FILE
+from minimind.train.launch import CHECKPOINTS_DIR, TRAINING_FILE, Trained
 from minimind.train.loop import Figures, Progress, Training, train
 from minimind.train.optimizer import LossScale, make_optimizers
 from minimind.train.parallel import Ranks
@@ -43,6 +43,8 @@ from minimind.train.stage_objectives import Objectives, make_objectives
 from minimind.train.strategy import Strategy, make_strategy
 from minimind.train.validation import HeldOut, validate
 from minimind.train.watch import Watch
+
+_CHANGED = "the figures and lines up to there may be wrong; what is trained is not touched"
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,9 @@ def run_rank(run: TrainRun, ranks: Ranks) -> None:
     writer = EventWriter(run.out_dir / EVENTS_FILE, keep_bytes=kept) if ranks.is_first else nullcontext()
     with deterministic(run.config.exact), writer as events:
         if events:
+            changed = found is not None and found.header.events_sha256 not in ("", events.digest())
+            if found and changed:
+                events.log(f"{EVENTS_FILE} is not what it was after step {progress.step}: {_CHANGED}", level="warning")
             _announce(events, parts, found, passed_over)
             _tell_mixture(events, parts.trained, 0)
         if compiles(run, parts.total_steps, ranks):
@@ -158,7 +163,7 @@ def _finish(parts: Parts, training: Training, progress: Progress, figures: Figur
     summary = summary.replace(figures={**summary.figures, **parts.objectives.figures, **digests})
     save_result(run, whole)
     reach("train.end")
-    runtime.write_json(run.out_dir / TRAINING_FILE, summary.model_dump(mode="json"))
+    Trained(**summary.model_dump()).write(run.out_dir / TRAINING_FILE)
 
 
 def _looking(parts: Parts) -> Callable[[bool], Figures]:
@@ -192,6 +197,7 @@ def _save_progress(parts: Parts, events: EventWriter | None, progress: Progress)
             optimizers=optimizers,
             ranks=parts.ranks,
             events_offset=events.offset() if events else 0,
+            events_sha256=events.digest() if events else "",
             layout=layout,
         )
     if problem and events:

@@ -35,8 +35,9 @@ from typing import BinaryIO
 import psutil
 
 from minimind import errors, runtime
-from minimind.config import Config
+from minimind.artifact import Summary
 from minimind.errors import LostProcessError, MiniMindError, StageError
+from minimind.proven import Proven
 from minimind.train.config import TrainConfig
 from minimind.train.stage_configs import TrainRun
 
@@ -62,11 +63,22 @@ STACKS_SIGNAL = signal.SIGUSR1
 LOST_RANK = re.compile(r"rank +: (\d+) [^\n]*\n +exitcode +: -(\d+) \(pid: (\d+)\)")
 CLOSED_RANK = re.compile(r"Sending process (\d+) closing signal")
 """What torchrun prints of each rank that a signal ended, and of those that it ended itself because one was gone."""
+STOPPED_AGENT = re.compile(r"Received (\d+) death signal")
 STOPPED_BY_SIGNAL = 128 + signal.SIGTERM
 """Exit code of a rank that stopped because it was asked to."""
 
 
-class Failure(Config):
+class Trained(Summary, Proven):
+    """`training.json`: what the first rank says of the training, for the stage to seal."""
+
+    @classmethod
+    def read(cls, out_dir: Path) -> Summary:
+        """What a training that ended well left."""
+        found = cls.read_json(out_dir / TRAINING_FILE, remedy="run the training again: it goes on at its last step")
+        return Summary.model_validate(found.model_dump(exclude={"own_digest"}))
+
+
+class Failure(Proven):
     """`failure-<rank>.json`: what ended a rank."""
 
     rank: int
@@ -87,7 +99,7 @@ def launch(run: TrainRun) -> None:
     pulses = run.out_dir / PULSES_DIR
     shutil.rmtree(pulses, ignore_errors=True)
     run_path = run.out_dir / RUN_FILE
-    runtime.write_json(run_path, run.model_dump(mode="json"))
+    run.write(run_path)
     if run.config.nodes > 1:  # somebody may have to do something
         logger.warning(
             "%s: meets %d more nodes at %s (`minimind node --rank N` there)",
@@ -154,7 +166,7 @@ def record_failure(out_dir: Path, rank: int, error: BaseException) -> None:
     kind = next(known, type(error).__name__)
     failure = Failure(rank=rank, time=time.time(), kind=kind, message=str(error), lines=lines)
     with suppress(OSError):  # a disk that is full has no room for the note either; `launch` looks
-        runtime.write_json(out_dir / f"failure-{rank}.json", failure.model_dump(mode="json"))
+        failure.write(out_dir / f"failure-{rank}.json")
 
 
 def _command(config: TrainConfig, run_path: Path, *, node_rank: int) -> list[str]:
@@ -234,8 +246,9 @@ def _stalled(process: subprocess.Popen[bytes], run: TrainRun) -> StageError:
 
 def _error_of(run: TrainRun, code: int) -> MiniMindError:
     """The failure that came first; the others are only what it did to the other ranks."""
-    paths = run.out_dir.glob("failure-*.json")
-    failures = sorted((Failure.model_validate_json(path.read_bytes()) for path in paths), key=lambda f: f.time)
+    instead = f"{LOG_FILE} says what its rank printed"
+    notes = (Failure.read_or_set_aside(path, instead=instead) for path in run.out_dir.glob("failure-*.json"))
+    failures = sorted(filter(None, notes), key=lambda failure: failure.time)
     no_room = [failure for failure in failures if os.strerror(errno.ENOSPC) in failure.message]
     if no_room or (not failures and shutil.disk_usage(run.out_dir).free < ROOM_BYTES):
         return StageError(
@@ -257,6 +270,12 @@ def _error_of(run: TrainRun, code: int) -> MiniMindError:
         return StageError(
             f"{run.stage}: `nodes` {run.config.nodes} did not meet at {run.config.rendezvous} within "
             f"{MEETING_SECONDS // 60} minutes; start `minimind node --rank N` on the others, and look at {LOG_FILE}"
+        )
+    if stopped := STOPPED_AGENT.search(log):
+        number = int(stopped[1])
+        return LostProcessError(
+            f"{run.stage}: torchrun was stopped by signal {number} ({signal.strsignal(number)}); run it again: it goes "
+            "on from its last checkpoint"
         )
     if lost:
         return LostProcessError("\n".join([f"{run.stage}: {lost}; the last lines of all ranks:", *lines]))

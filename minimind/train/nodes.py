@@ -16,8 +16,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from minimind.errors import StageError
 from minimind.train.launch import GRACE_SECONDS, RUN_FILE, start_agent, stop_tree
 from minimind.train.stage_configs import TrainRun
@@ -38,7 +36,7 @@ def serve(store: Path, *, node_rank: int, once: bool, tell: Callable[[str], None
             time.sleep(POLL_SECONDS)
             continue
         done, (path, _) = found, found
-        run = TrainRun.model_validate_json(path.read_bytes())
+        run = TrainRun.read_json(path, remedy="start the training again")
         tell(f"{run.stage}: node {node_rank} of {run.config.nodes}, in {path.parent}")
         failure = _take_part(store, run, found, node_rank=node_rank)
         if once and failure:
@@ -53,9 +51,9 @@ def newest_run(store: Path, *, node_rank: int) -> tuple[Path, int] | None:
     found = []
     for path in store.glob(f"*/.*/{RUN_FILE}"):
         try:
-            if TrainRun.model_validate_json(path.read_bytes()).config.nodes > node_rank:
+            if TrainRun.read_json(path, remedy="start the training again").config.nodes > node_rank:
                 found.append((path.stat().st_mtime_ns, path))
-        except (OSError, ValidationError):  # it went, or is of another version
+        except OSError:  # it went, is damaged, or is of another version
             continue
     return max(found)[::-1] if found else None
 

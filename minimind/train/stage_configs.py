@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
-from minimind.config import Config
 from minimind.data.kinds import RowKind
 from minimind.model.config import ModelConfig
+from minimind.proven import Proven
 from minimind.train.config import Fraction, LoraSettings, MixedRows, Positive, Rate, StageName, TrainConfig
 
 
@@ -167,7 +167,7 @@ CONFIGS: dict[str, type[TrainConfig]] = {
 }
 
 
-class TrainRun(Config):
+class TrainRun(Proven):
     """All that a rank is told: the content of `run.json`."""
 
     stage: StageName

@@ -14,7 +14,7 @@ from minimind.stage import C, Stage
 from minimind.tokens.token_set import TokenSet
 from minimind.train.config import StageName, TrainConfig
 from minimind.train.forecast import compared
-from minimind.train.launch import CHECKPOINTS_DIR, RUN_FILE, TRAINING_FILE, launch
+from minimind.train.launch import CHECKPOINTS_DIR, RUN_FILE, TRAINING_FILE, Trained, launch
 from minimind.train.splits import other_input
 from minimind.train.stage_configs import DistillConfig, DpoConfig, LoraConfig, PretrainConfig, SftConfig, TrainRun
 
@@ -57,7 +57,7 @@ def _train(stage: StageName, config: TrainConfig, inputs: Inputs, out_dir: Path)
     resumed, started = (out_dir / CHECKPOINTS_DIR).exists(), time.monotonic()
     launch(run)
     seconds = time.monotonic() - started
-    summary = Summary.model_validate_json((out_dir / TRAINING_FILE).read_bytes())
+    summary = Trained.read(out_dir)
     for name in (TRAINING_FILE, RUN_FILE):  # its figures go into the seal, its paths mean nothing elsewhere
         (out_dir / name).unlink()
     return summary if resumed else compared(summary, run, seconds=seconds)

@@ -13,7 +13,6 @@ from typing import Any
 
 import psutil
 
-from minimind import runtime
 from minimind.artifact import Artifact, Inputs, Store, Summary
 from minimind.config import Config
 from minimind.data.documents import check_row
@@ -142,7 +141,7 @@ def train_in_processes(run: TrainRun, *, kill_when: Callable[[], bool] = lambda:
     True where they came to their end. Raises StageError where they failed by themselves.
     """
     run_path = run.out_dir / RUN_FILE
-    runtime.write_json(run_path, run.model_dump(mode="json"))
+    run.write(run_path)
     with (run.out_dir / LOG_FILE).open("wb") as log:
         agent = start_agent(run, run_path, node_rank=0, output=log)
         try:

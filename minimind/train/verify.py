@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minimind.artifact import Summary
 from minimind.config import Config
 from minimind.errors import ConfigError
 from minimind.model.config import ModelConfig
 from minimind.train.config import StageName
-from minimind.train.launch import TRAINING_FILE
+from minimind.train.launch import Trained
 from minimind.train.stage_configs import TrainRun
 from minimind.train.trial import LENGTH, Trial, last_step, train_in_processes
 
@@ -139,7 +138,7 @@ def _train(
     else:
         tell(f"{name}: to the end")
         train_in_processes(run)
-    figures = Summary.model_validate_json((run.out_dir / TRAINING_FILE).read_bytes()).figures
+    figures = Trained.read(run.out_dir).figures
     loss = figures.get("loss")
     return Outcome(
         name=name,

@@ -7,7 +7,6 @@ beside the old ones, and nothing that was said is lost. A message's number is it
 Not here: asking (`client`), drawing (`frame`), files for other programs (`rows`).
 """
 
-import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,14 +14,14 @@ from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from minimind import runtime
 from minimind.config import Config
-from minimind.errors import MissingError
+from minimind.errors import ArtifactError, MissingError
+from minimind.proven import Proven, set_aside, write_note
 
 TITLE_CHARACTERS = 48  # about what a row of the sidebar shows
-DAMAGED = ".damaged"
 
 
 class Settings(Config):
@@ -104,7 +103,7 @@ class Message(Config):
         return not (self.content or self.reasoning or self.tool_calls)
 
 
-class Chat(Config):
+class Chat(Proven):
     """A conversation. Every change is a new value."""
 
     version: Literal[1] = 1
@@ -214,10 +213,10 @@ class ChatStore:
         """The conversation, or None where there is no such file, or it is damaged."""
         path = self._path(chat_id)
         try:
-            chat = Chat.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
+            chat = Chat.read_json(path, remedy="it is set aside")
+        except MissingError:
             return None
-        except ValidationError:
+        except ArtifactError:
             self._set_aside(path)
             return None
         return chat if chat.id == path.stem else chat.replace(id=path.stem)  # a file that somebody copied
@@ -226,7 +225,7 @@ class ChatStore:
         """Write a conversation; it becomes the newest."""
         self.directory.mkdir(parents=True, exist_ok=True)
         saved = chat.replace(updated_at=runtime.now())
-        runtime.write_json(self._path(chat.id), saved.model_dump(exclude_defaults=True) | {"version": 1})
+        write_note(self._path(chat.id), saved.model_dump(exclude_defaults=True) | {"version": 1})
         return saved
 
     def change(self, chat_id: str, change: Callable[[Chat], Chat]) -> Chat:
@@ -256,8 +255,5 @@ class ChatStore:
         return ChatHead(chat.id, chat.title, chat.updated_at, modified)
 
     def _set_aside(self, path: Path) -> None:
-        aside = path.with_name(path.name + DAMAGED)
-        if aside.exists():
-            aside = path.with_name(f"{path.name}.{os.urandom(2).hex()}{DAMAGED}")
-        path.replace(aside)
-        self.damaged.append(aside.name)
+        if aside := set_aside(path):
+            self.damaged.append(aside.name)

@@ -5,21 +5,19 @@ while it runs (`Store.in_use`), and nothing is removed from one that is held. Wh
 first, so a kill leaves no half artifact; the next removal takes the rest away.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from minimind import runtime
-from minimind.artifact import Artifact, Store, open_artifact
+from minimind.artifact import REGISTRY_DIR, Store, open_artifact
 from minimind.config import Config
 from minimind.errors import ArtifactError, MissingError
+from minimind.housekeeping.pins import pins
 from minimind.lineage import ancestors, by_fingerprint
 
 DAY_SECONDS = 86_400
-PINS_DIR = "pins"
 TRASH_SUFFIX = ".trash"
 
 
@@ -46,29 +44,6 @@ class Plan(Config):
     @property
     def bytes_freed(self) -> int:
         return sum(leftover.bytes for leftover in self.leftovers)
-
-
-def pin(artifact: Artifact, store: Store) -> Path:
-    """Keep an artifact, and what it was made of, whatever the registry says."""
-    path = _pin_path(store, artifact.fingerprint)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    runtime.write_json(path, {"label": artifact.label, "pinned_at": runtime.now()})
-    return path
-
-
-def unpin(artifact: Artifact, store: Store) -> None:
-    """Take a pin away. Raises MissingError where there is none."""
-    try:
-        _pin_path(store, artifact.fingerprint).unlink()
-    except FileNotFoundError:
-        pinned = ", ".join(f"{label} {fingerprint}" for fingerprint, label in pins(store).items()) or "nothing"
-        raise MissingError(f"{artifact.label} {artifact.fingerprint} is not pinned; pinned: {pinned}") from None
-
-
-def pins(store: Store) -> dict[str, str]:
-    """Fingerprint → label of what is pinned."""
-    found = sorted((store.root.parent / PINS_DIR).glob("*.json"))
-    return {path.stem: str(json.loads(path.read_bytes())["label"]) for path in found}
 
 
 def plan_removal(store: Store, aliased: Mapping[str, str], *, unfinished_days: float = 1.0) -> Plan:
@@ -100,6 +75,9 @@ def remove(store: Store, leftovers: Iterable[Leftover]) -> Iterator[Leftover]:
             if trash != path:
                 path.rename(trash)
             shutil.rmtree(trash)
+            if leftover.kind in ("artifact", "damaged"):  # else the note would say where something is that is not
+                note = store.root.parent / REGISTRY_DIR / f"{path.parent.name}-{path.name}.json"
+                note.unlink(missing_ok=True)
         else:
             path.unlink(missing_ok=True)
         yield leftover
@@ -143,7 +121,3 @@ def _size(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     return sum(inner.stat().st_size for inner in path.rglob("*") if inner.is_file())
-
-
-def _pin_path(store: Store, fingerprint: str) -> Path:
-    return store.root.parent / PINS_DIR / f"{fingerprint}.json"
