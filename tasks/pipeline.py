@@ -20,6 +20,7 @@ from tasks.display import Display
 from tasks.patience import ask_again, bound_prefect
 from tasks.plan import Step
 from tasks.prefect_page import one_line, show_stages, tell_prefect
+from tasks.recording import forget_sealed
 from tasks.redaction import without_secrets
 from tasks.running import Note, Status, note_end, note_run, settle
 from tasks.stage import Pipeline, prefect_link
@@ -143,6 +144,7 @@ def end_lost_runs(home: Path) -> int:
 
 
 def _end_lost(home: Path, tracker: Tracker) -> int:
+    forget_sealed(Store(home))
     return settle(home, tracker) + tracker.reap()
 
 

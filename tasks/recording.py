@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minimind.artifact import Artifact, Inputs
+from minimind.artifact import Artifact, Inputs, Store
 from minimind.config import Config
 from minimind.errors import MiniMindError
 from minimind.events import Event
@@ -120,6 +120,14 @@ class Recording:
 
     def _tolerant(self, words: str) -> AbstractContextManager[None]:
         return _tolerating(self._pipeline, words)
+
+
+def forget_sealed(store: Store) -> None:
+    """Remove the notes of runs whose artifact is sealed: a kill came between the two."""
+    for note in store.root.glob("*/.*.run"):
+        fingerprint = note.name.strip(".").partition(".")[0]
+        if store.path(note.parent.name, fingerprint).exists() and not note.with_suffix(".scratch").exists():
+            note.unlink(missing_ok=True)
 
 
 def telling_mlflow(pipeline: "Pipeline", what: str) -> AbstractContextManager[None]:

@@ -14,6 +14,7 @@ from minimind.errors import MissingError, ServiceError
 from minimind.events import EVENTS_FILE, EventWriter, read_events
 from minimind.fingerprint import Parts
 from minimind.stage import Stage, build
+from tasks.recording import forget_sealed
 from tasks.registry import WHOLE, note_path, registered_as
 from tasks.runs import create_database
 from tasks.tracking import Tracker
@@ -216,6 +217,20 @@ def test_a_database_whose_creation_was_killed_is_made_anew(home: Path):
     (home / ".mlflow.new.db").write_bytes(b"half a database")
     create_database(home)
     assert Tracker(home).experiment_id
+
+
+def test_the_note_of_a_run_goes_once_its_artifact_is_sealed(sft: Artifact, home: Path):
+    """A kill between the seal and its record left it for ever."""
+    store = Store(home)
+    sealed, unsealed = (store.scratch("sft", name).with_suffix(".run") for name in (sft.fingerprint, "f" * 16))
+    for note in (sealed, unsealed):
+        note.write_text("{}")
+    forget_sealed(store)
+    assert unsealed.exists() and not sealed.exists()
+    sealed.write_text("{}")
+    store.scratch("sft", sft.fingerprint).mkdir()
+    forget_sealed(store)
+    assert sealed.exists()
 
 
 def test_names_tell_the_kinds_of_rows_apart(home: Path):
