@@ -45,6 +45,14 @@ CHINESE = (
 )
 
 
+LONGEST = ("test_pipeline", "test_running", "test_kills", "test_exact", "test_resume", "test_reference")
+"""Files of minutes: begun first, or one core ends long after the others."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 class GivenRows(Config):
     """Rows as they stand, in the place of what ingest and clean would have made."""
 

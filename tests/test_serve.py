@@ -93,7 +93,8 @@ def test_figures_are_counted(server: ServerProcess) -> None:
 def test_the_log_has_a_line_for_every_request(server: ServerProcess) -> None:
     """Who asked for what, how much it was and how long it took; not what was said."""
     done = ask(server, "geheim zwei")
-    line = next(line for line in server.log_text().splitlines() if done.headers["x-request-id"] in line)
+    said = done.headers["x-request-id"]  # written behind the answer
+    line = eventually(lambda: next((line for line in server.log_text().splitlines() if said in line), None))
     assert f"POST {CHAT} 200 echo 2+2 tokens" in line and "geheim" not in server.log_text()
 
 
