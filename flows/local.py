@@ -18,7 +18,7 @@ from flows.catalog import FULL, find_flow
 from minimind import runtime
 from minimind.artifact import Artifact, Store, open_artifact, prove_model, prove_small
 from minimind.config import nearest
-from minimind.errors import ConfigError, MiniMindError, MissingError, ServiceError, StageError
+from minimind.errors import ConfigError, MiniMindError, MissingError, ServiceError, StageError, disk_error
 from minimind.housekeeping.removal import Plan, plan_removal
 from minimind.lineage import Lineage
 
@@ -69,6 +69,8 @@ def to_the_end(flow: Any, parameters: dict[str, Any], *, console: Console) -> st
             if not isinstance(error, PREFECT_FAILURES):
                 hint = "MINIMIND_TRACEBACK=1 shows where"
                 raise StageError(f"{flow.name} failed: {type(error).__name__}: {error} ({hint})") from error
+            if isinstance(error, OSError) and (named := disk_error(error, flow.name, home)):
+                raise named from error
             return _without_prefect(error, home, address, console)
 
 

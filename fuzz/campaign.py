@@ -10,11 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fuzz.session import load
+from fuzz.target import Target
 
+TESTS = Path(__file__).resolve().parents[1] / "tests"
 INPUT_SECONDS = 20
 """An input that takes longer is a find. Nothing that is read here takes a hundredth of it."""
 MEMORY_MIB = 2048
@@ -45,7 +48,7 @@ def run(name: str, *, seconds: int, corpus: Path, finds: Path) -> Figures:
     target = load(name)
     for directory in (corpus, finds):
         directory.mkdir(parents=True, exist_ok=True)
-    for label, data in target.seeds.items():
+    for label, data in _beginnings(target):
         (corpus / f"seed-{re.sub(r'[^A-Za-z0-9]+', '-', label)}").write_bytes(data)
     dictionary = finds / f"{name}.dict"
     dictionary.write_text("".join(f'"{_escaped(word)}"\n' for word in target.words), encoding="ascii")
@@ -66,6 +69,17 @@ def run(name: str, *, seconds: int, corpus: Path, finds: Path) -> Figures:
     figures.seconds = round(time.monotonic() - began, 1)
     figures.finds = _named(finds)
     return figures
+
+
+def _beginnings(target: Target) -> Iterator[tuple[str, bytes]]:
+    """The seeds, what was ever found, and the bad files that are kept with the tests; those that are not too long."""
+    yield from target.seeds.items()
+    for path in sorted((TESTS / "fuzz_finds" / target.name).iterdir()):
+        yield f"found {path.name}", path.read_bytes()
+    for folder, before in target.folders.items():
+        for path in sorted((TESTS / "bad_input" / folder).iterdir()):
+            if path.is_file() and path.stat().st_size + len(before) <= target.max_bytes:
+                yield f"{folder} {path.name}", before + path.read_bytes()
 
 
 def shown(figures: Figures) -> dict[str, object]:

@@ -323,4 +323,13 @@ def _seeds() -> Mapping[str, bytes]:
 
 
 KEYS = tuple(sorted({*WORDS, *(name for names in CONTENT.values() for name in names)}))
-TARGET = Target("rows", check, _seeds(), KEYS, _mutate)
+_FOLDERS = {
+    "jsonl": bytes([0, 0, WRITTEN]),
+    "chats": bytes([1, 0, WRITTEN]),
+    "text": bytes([0, 5, 0]),
+    "gz": bytes([0, 3, 0]),
+    "zst": bytes([0, 4, 0]),
+    "parquet": bytes([0, 8, 0]),
+    "arrow": bytes([0, 9, 0]),
+}
+TARGET = Target("rows", check, _seeds(), KEYS, _mutate, folders=_FOLDERS)

@@ -229,4 +229,5 @@ evaluation = ["questions.jsonl"]
 WORDS = tuple(
     sorted({*_names(DataSpec), *_names(Recipe), "true", "inf", "nan", "[[source]]", "1979-05-27", "~x/y", "../x"})
 )
-TARGET = Target("spec", check, _seeds(), WORDS, _mutate, max_bytes=6000)
+_FOLDERS = {"spec": bytes([SPEC]), "recipe": bytes([RECIPE])}
+TARGET = Target("spec", check, _seeds(), WORDS, _mutate, max_bytes=6000, folders=_FOLDERS)

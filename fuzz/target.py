@@ -3,7 +3,7 @@
 import random
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +31,8 @@ class Target:
     mutate: Mutate
     """Other bytes, with the structure of the given ones in mind."""
     max_bytes: int = 4096
+    folders: Mapping[str, bytes] = field(default_factory=dict)
+    """Folders of `tests/bad_input` whose files are inputs once these bytes stand before them."""
 
 
 def claim(holds: object, words: str, detail: object = "") -> None:

@@ -300,6 +300,9 @@ def _entries(scratch: Path, leaving: Collection[str]) -> list[FileEntry]:
         relative = path.relative_to(scratch).as_posix()
         if relative == MANIFEST_FILE or relative.partition("/")[0] in leaving:
             continue
+        if runtime.is_unfinished(path):  # by a process that was killed; nobody writes here any more
+            path.unlink()
+            continue
         runtime.fsync_path(path)
         entries.append(FileEntry(path=relative, size=path.stat().st_size, sha256=runtime.file_sha256(path)))
     return entries

@@ -60,14 +60,14 @@ class Config(BaseModel):
     def parse(cls, values: Mapping[str, Any], *, origin: str) -> Self:
         """Validate `values`; errors name `origin` (a file or option) and the key as it is written in TOML."""
         if fault := next(_booleans_as_numbers(cls, values, ""), ""):
-            raise ConfigError(f"{origin}: {_printable(fault)}")
+            raise ConfigError(f"{origin}: {printable(fault)}")
         try:
             made = cls.model_validate(values)
         except ValidationError as error:
             lines = list(dict.fromkeys(_explain(cls, detail) for detail in _first_causes(error.errors())))
-            raise ConfigError(f"{origin}: " + _printable("; ".join(lines))) from None
+            raise ConfigError(f"{origin}: " + printable("; ".join(lines))) from None
         if fault := next(_unusable(made.model_dump(), ""), ""):
-            raise ConfigError(f"{origin}: {_printable(fault)}")
+            raise ConfigError(f"{origin}: {printable(fault)}")
         return made
 
     @classmethod
@@ -90,10 +90,10 @@ class Config(BaseModel):
             return note
         except ValidationError as error:
             first = error.errors()[0]
-            message = first["msg"] if first["type"] == "json_invalid" else _printable(_explain(cls, first))
+            message = first["msg"] if first["type"] == "json_invalid" else printable(_explain(cls, first))
             raise ArtifactError(f"{origin}: damaged, or of another version ({message}); {remedy}") from None
         except ValueError as error:
-            raise ArtifactError(f"{origin}: damaged ({_printable(str(error))}); {remedy}") from None
+            raise ArtifactError(f"{origin}: damaged ({printable(str(error))}); {remedy}") from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def _unusable(value: Any, key: str) -> Iterator[str]:
         yield f"`{key}` has a NUL character: {value[:40]!r}"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """`text` on one line: a key of a file may be any string, and an error goes to a terminal."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 

@@ -14,6 +14,9 @@ Each is also the standard error it refines, so `except ValueError` keeps working
 line prints the message on one line without a traceback; `exit_code` says how it ends.
 """
 
+import errno
+import os
+
 
 class MiniMindError(Exception):
     """What was given, what is allowed and what to do, in one message."""
@@ -52,6 +55,28 @@ class StageError(MiniMindError, RuntimeError):
 
 class LostProcessError(StageError):
     """A process of a stage was lost to a signal that nobody here sent."""
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_REMEDIES = {
+    errno.EACCES: "give this user the right to use it",
+    errno.EPERM: "give this user the right to use it",
+    errno.EROFS: "have that disk mounted for writing, or set MINIMIND_HOME to another place",
+    errno.EIO: "look at the disk",
+}
+
+
+def disk_error(error: OSError, what: str, where: object) -> StageError | None:
+    """What a disk did to `what`, in words; None for an error of another kind. `where` is named if the error names none.
+
+    No space, no right to write, a disk that is read-only or fails.
+    """
+    path = error.filename2 or error.filename or where
+    if error.errno in _NO_ROOM:
+        return StageError(f"{what}: no space is left in {path}; make room, and run it again")
+    if remedy := _REMEDIES.get(error.errno or 0):
+        return StageError(f"{what}: {path}: {os.strerror(error.errno or 0)}; {remedy}, and run it again")
+    return None
 
 
 class GateError(MiniMindError, RuntimeError):

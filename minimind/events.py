@@ -16,9 +16,11 @@ import json
 import math
 import os
 import time
+import zlib
+from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import BinaryIO, Literal, TypeVar
 
 from minimind.config import Config
 
@@ -102,19 +104,58 @@ class EventWriter:
         self._sha256.update(data)
 
 
-def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
-    """The whole lines after byte `offset`, and the offset behind the last of them.
+class EventReader:
+    """Reads a file of events while it grows: every line once, also where a resume cuts the file back and writes on.
 
-    A line still being written is left for the next call; a file that is not there yet has no
-    events; one that became shorter than `offset` (a resume cut it) is read from its new end.
-    Raises ArtifactError for a line that nobody wrote so.
+    `pending` gives the lines that are new, `take` says that they were delivered.
     """
-    if not path.exists():
-        return [], offset
-    with path.open("rb") as file:
-        file.seek(min(offset, path.stat().st_size))
-        start = file.tell()
-        block = file.read()
-    whole = block[: block.rfind(b"\n") + 1]
-    remedy = "the figures of what made it are not shown; what it made is not touched"
-    return [Event.from_json(line, origin=path, remedy=remedy) for line in whole.splitlines()], start + len(whole)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._ends, self._sums = array("Q"), array("L")  # of each line taken: the offset behind it, its crc32
+        self._found: list[bytes] = []
+        self._kept = 0
+
+    def pending(self) -> list[Event]:
+        """The whole lines that were not taken; one that is still being written is left for the next call.
+
+        A file that is not there yet has none. Raises ArtifactError for a line that nobody wrote so.
+        """
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            self._kept = self._still_there(file)
+            file.seek(self._ends[self._kept - 1] if self._kept else 0)
+            self._found = [line for line in file if line.endswith(b"\n")]
+        remedy = "the figures of what made it are not shown; what it made is not touched"
+        return [Event.from_json(line, origin=self._path, remedy=remedy) for line in self._found]
+
+    def take(self) -> None:
+        """What was pending is not wanted again."""
+        del self._ends[self._kept :], self._sums[self._kept :]
+        for line in self._found:
+            self._ends.append((self._ends[-1] if self._ends else 0) + len(line))
+            self._sums.append(zlib.crc32(line))
+        self._kept, self._found = len(self._ends), []
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether the file has lost lines that were taken."""
+        return self._kept < len(self._ends)
+
+    def _still_there(self, file: BinaryIO) -> int:
+        """How many of the lines that were taken the file still begins with; all, as a rule."""
+        count = len(self._ends)
+        if count == 0:
+            return 0
+        start = self._ends[-2] if count > 1 else 0
+        file.seek(start)
+        if zlib.crc32(file.read(self._ends[-1] - start)) == self._sums[-1]:
+            return count
+        file.seek(0)
+        return next((place for place, known in enumerate(self._sums) if zlib.crc32(file.readline()) != known), count)
+
+
+def read_events(path: Path) -> list[Event]:
+    """The whole lines of a file of events. Raises ArtifactError for a line that nobody wrote so."""
+    return EventReader(path).pending()

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -55,16 +56,29 @@ def exchange(one: Path, other: Path) -> bool:
     return rename(in_this_directory, os.fsencode(one), in_this_directory, os.fsencode(other), and_back) == 0
 
 
+UNFINISHED = re.compile(r"\..+\.\d+\.tmp")
+"""The names of files that `write_atomic` writes before it gives them their own."""
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content` so that a crash leaves the old file or the new one, never half."""
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     fsync_path(path.parent)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a file is one that `write_atomic` was writing, by its name; its process may be gone."""
+    return UNFINISHED.fullmatch(path.name) is not None
 
 
 def write_json(path: Path, value: Any) -> None:

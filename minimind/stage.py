@@ -8,7 +8,8 @@ one, else runs the function in the scratch directory and seals it. `tasks.stage`
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Generic, TypeVar
 from minimind import runtime
 from minimind.artifact import Artifact, Inputs, Manifest, Store, Summary
 from minimind.config import Config
-from minimind.errors import ArtifactError, ConfigError, DataError
+from minimind.errors import ArtifactError, ConfigError, DataError, disk_error
 from minimind.failpoints import reach
 from minimind.fingerprint import Parts, code_digests
 
@@ -80,7 +81,7 @@ def build(
     """
     parts = stage.parts(config, {name: artifact.fingerprint for name, artifact in inputs.items()})
     fingerprint = parts.fingerprint()
-    with store.building(stage.name, fingerprint) as scratch:
+    with _disk_named(stage.name, store), store.building(stage.name, fingerprint) as scratch:
         if not refresh and (found := _find(store, stage.name, fingerprint)):
             scratch.rmdir() if not any(scratch.iterdir()) else shutil.rmtree(scratch)
             return found, True
@@ -106,6 +107,17 @@ def build(
             context=dict(context or {}),
         )
         return store.seal(scratch, summary, manifest, leaving=stage.leaves), False
+
+
+@contextmanager
+def _disk_named(name: str, store: Store) -> Iterator[None]:
+    """Inside, what a disk does is said with the stage it was done to."""
+    try:
+        yield
+    except OSError as error:
+        if named := disk_error(error, name, store.root / name):
+            raise named from error
+        raise
 
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:

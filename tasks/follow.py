@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from minimind.events import EVENTS_FILE, Event, read_events
+from minimind.events import EVENTS_FILE, Event, EventReader
 from tasks.patience import ANSWER_SECONDS
 from tasks.redaction import without_secrets
 
@@ -34,7 +34,7 @@ class Follower:
         """`skip_to_step`: training steps up to it were delivered before (a resumed stage)."""
         path = directory / EVENTS_FILE
         self._stop = threading.Event()
-        self._threads = [self._thread_of(_Position(name, sink, skip_to_step), path) for name, sink in sinks.items()]
+        self._threads = [self._thread_of(_Position(path, name, sink, skip_to_step)) for name, sink in sinks.items()]
 
     def __enter__(self) -> "Follower":
         for thread in self._threads:
@@ -47,11 +47,11 @@ class Follower:
         for thread in self._threads:
             thread.join(timeout=max(0.0, until - time.monotonic()))
 
-    def _thread_of(self, position: "_Position", path: Path) -> threading.Thread:
+    def _thread_of(self, position: "_Position") -> threading.Thread:
         def run() -> None:
             while not self._stop.wait(POLL_SECONDS):
-                position.deliver(path)
-            position.deliver(path)
+                position.deliver()
+            position.deliver()
 
         # Prefect keeps its settings and run context in context variables, which a thread does not inherit.
         return threading.Thread(target=contextvars.copy_context().run, args=(run,), name="follow-events", daemon=True)
@@ -60,18 +60,18 @@ class Follower:
 class _Position:
     """How far one sink has come."""
 
-    def __init__(self, name: str, sink: Sink, skip_to_step: int) -> None:
-        self._name, self._sink = name, sink
+    def __init__(self, path: Path, name: str, sink: Sink, skip_to_step: int) -> None:
+        self._reader, self._name, self._sink = EventReader(path), name, sink
         self._skip_to_step = self._last_step = skip_to_step
-        self._offset, self._pause, self._not_before = 0, FIRST_PAUSE_SECONDS, 0.0
+        self._pause, self._not_before = FIRST_PAUSE_SECONDS, 0.0
 
-    def deliver(self, path: Path) -> None:
+    def deliver(self) -> None:
         if time.monotonic() < self._not_before:
             return
-        if path.exists() and path.stat().st_size < self._offset:  # a resume cut it back to its checkpoint
-            self._skip_to_step = self._last_step
         try:
-            events, offset = read_events(path, self._offset)
+            events = self._reader.pending()
+            if self._reader.was_cut:  # by a resume, to its checkpoint
+                self._skip_to_step = self._last_step
             fresh = [event for event in events if event.kind != "step" or event.step > self._skip_to_step]
             if fresh:
                 self._sink(fresh)
@@ -81,5 +81,6 @@ class _Position:
             self._not_before = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
             return
-        self._offset, self._pause = offset, FIRST_PAUSE_SECONDS
+        self._reader.take()
+        self._pause = FIRST_PAUSE_SECONDS
         self._last_step = max([self._last_step, *(e.step for e in fresh if e.kind == "step")])

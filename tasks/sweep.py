@@ -146,7 +146,7 @@ def _numbers(artifact: Artifact) -> dict[str, float]:
 
 def _curves(artifact: Artifact, wanted: set[str]) -> list[Curve]:
     """Figures over the tokens seen, thinned out."""
-    events, _ = read_events(artifact.dir / EVENTS_FILE)
+    events = read_events(artifact.dir / EVENTS_FILE)
     steps = [event for event in events if event.kind == "step"]
     known = {event.step: tokens for event in steps if (tokens := event.metrics.get("tokens")) is not None}
     curves = []

@@ -74,7 +74,7 @@ class Tracker(Registry):
         from mlflow.entities import Metric, Param, RunTag
 
         summary, config = artifact.summary(), flatten(artifact.manifest.parts.config)
-        events, _ = read_events(artifact.dir / EVENTS_FILE)
+        events = read_events(artifact.dir / EVENTS_FILE)
         curves = [event for event in events if event.kind == "step"]
         figures = {name: value for name, value in summary.figures.items() if value is not None}
         # A training's figures are tags: as metrics of one point they would hide its curves on MLflow's page.

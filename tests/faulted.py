@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,7 @@ class Sandbox:
     def _rows(self, database: str, query: str) -> list[Any]:
         if not (self.home / database).exists():
             return []
-        with sqlite3.connect(f"file:{self.home / database}?mode=ro", uri=True) as connection:
+        with closing(sqlite3.connect(f"file:{self.home / database}?mode=ro", uri=True)) as connection:
             return [row[0] for row in connection.execute(query)]
 
 

@@ -62,7 +62,7 @@ def interrupted(run: TrainRun, *, after: int, monkeypatch: pytest.MonkeyPatch) -
 
 def figures_of(directory: Path) -> list[tuple[int, dict[str, float | None]]]:
     """The step events, without what depends on the clock and the machine."""
-    events, _ = read_events(directory / EVENTS_FILE)
+    events = read_events(directory / EVENTS_FILE)
     steps = [event for event in events if event.kind == "step"]
     return [(e.step, {name: value for name, value in e.metrics.items() if name not in CLOCKS}) for e in steps]
 

@@ -1,12 +1,15 @@
 """Artifacts: whole or not there, and every changed byte is noticed."""
 
+import errno
+import os
+import re
 from pathlib import Path
 
 import pytest
 
 from minimind.artifact import Artifact, Store, Summary, open_artifact
 from minimind.config import Config
-from minimind.errors import ArtifactError, ConfigError, MissingError
+from minimind.errors import ArtifactError, ConfigError, MissingError, StageError
 from minimind.stage import Stage, build
 
 
@@ -158,6 +161,50 @@ def test_a_replaced_artifact_leaves_nothing_behind(tmp_path, monkeypatch, exchan
     again, reused = build(WRITE, WriteConfig(), {}, store=store, refresh=True)
     assert not reused and again.manifest.created_at >= first.manifest.created_at
     assert [path.name for path in again.dir.parent.iterdir() if path.suffix != ".lock"] == [again.dir.name]
+
+
+def test_a_file_that_a_killed_process_was_writing_is_no_part_of_an_artifact(tmp_path):
+    """A rank that dies while it leaves a note of what ended it, in a directory that the next try goes on in."""
+    store, resumable = Store(tmp_path), Stage("fail", fail, resumable=True)
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            build(resumable, WriteConfig(), {}, store=store)
+    (scratch,) = store.root.glob("fail/.*.scratch")
+    (scratch / ".failure-0.json.4321.tmp").write_bytes(b"")
+    artifact, _ = build(resumable, WriteConfig(), {}, store=store)
+    assert sorted(path.name for path in artifact.dir.iterdir()) == ["manifest.json", "summary.json", "tries"]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "no space is left in {path}; make room"),
+        (errno.EDQUOT, "no space is left in {path}; make room"),
+        (errno.EACCES, "{path}: Permission denied; give this user the right"),
+        (errno.EROFS, "{path}: Read-only file system; have that disk mounted for writing"),
+        (errno.EIO, "{path}: Input/output error; look at the disk"),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_what_a_disk_does_is_said_with_place_and_remedy(tmp_path, code: int, words: str, named: bool):
+    """Not "OSError: [Errno 28]", and never as a server that does not answer."""
+    place = str(tmp_path / "somewhere") if named else None
+
+    def write_badly(config: WriteConfig, inputs, out_dir: Path) -> Summary:
+        raise OSError(code, os.strerror(code), place)
+
+    store = Store(tmp_path)
+    expected = re.escape(f"write: {words.format(path=place or store.root / 'write')}")
+    with pytest.raises(StageError, match=f"{expected}.* and run it again$"):
+        build(Stage("write", write_badly), WriteConfig(), {}, store=store)
+
+
+def test_an_error_that_is_no_disk_stays_what_it_is(tmp_path):
+    def ask(config: WriteConfig, inputs, out_dir: Path) -> Summary:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    with pytest.raises(ConnectionRefusedError):
+        build(Stage("ask", ask), WriteConfig(), {}, store=Store(tmp_path))
 
 
 def test_an_artifact_depends_on_its_inputs(tmp_path):

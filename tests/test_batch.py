@@ -306,7 +306,7 @@ def test_the_answers_lead_back_to_their_model_and_their_input(ask: Ask, model: A
     assert artifact.manifest.parents == {"model": model.fingerprint}
     assert list(artifact.manifest.parts.sources) == ["input/questions.jsonl"]
     assert {node.kind for node in lineage_of(artifact).nodes} == {"generate", "sft"}
-    events, _ = read_events(artifact.dir / EVENTS_FILE)
+    events = read_events(artifact.dir / EVENTS_FILE)
     assert [(event.kind, event.step, event.total) for event in events][-1] == ("progress", 1, 1)
 
 

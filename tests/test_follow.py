@@ -59,6 +59,24 @@ def test_two_lines_of_the_same_step_are_both_delivered(tmp_path: Path):
     assert seen == [{"loss"}, {"validation_loss"}]
 
 
+def test_a_line_written_as_a_resume_cuts_the_file_is_delivered(tmp_path: Path):
+    """`step 4 is passed over`, between two looks: the file is longer again than it was, and the steps are old ones."""
+    seen: list[str] = []
+    path = tmp_path / EVENTS_FILE
+    with EventWriter(path) as writer:
+        writer.step(1, 9, {})
+        checkpoint = writer.offset()
+        writer.step(2, 9, {})
+    position = follow._Position(path, "list", lambda es: seen.extend(e.message or str(e.step) for e in es), -1)
+    position.deliver()
+    with EventWriter(path, keep_bytes=checkpoint) as writer:
+        writer.log("passed over", "warning")
+        for step in (2, 3, 4):
+            writer.step(step, 9, {"loss": 1 / 3})
+    position.deliver()
+    assert seen == ["1", "2", "passed over", "3", "4"]
+
+
 def test_steps_delivered_before_a_resume_are_not_delivered_again(tmp_path: Path):
     seen: list[int] = []
     with EventWriter(tmp_path / EVENTS_FILE) as writer:

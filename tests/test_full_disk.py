@@ -46,7 +46,7 @@ def test_a_disk_that_is_full_loses_nothing(
     for path in paths:
         path.mkdir()
         job.run_rank(run_of("pretrain", config, path, token_artifacts, tokenizer_artifact, path), ONE_RANK)
-    warnings = [event.message for event in read_events(paths[1] / EVENTS_FILE)[0] if event.level == "warning"]
+    warnings = [event.message for event in read_events(paths[1] / EVENTS_FILE) if event.level == "warning"]
     assert len(warnings) == 1
     assert warnings[0].startswith("no checkpoint after step 9, the one before is kept: ")
     assert "No space left on device" in warnings[0]

@@ -122,7 +122,7 @@ def test_what_was_killed_goes_on_to_the_bit(stage: str, moment: str, ranks: int,
     codes = run_ranks(ranks, train_and_die, run, faults(moment, run.config))
     assert codes[0] == -signal.SIGKILL
     assert run_ranks(ranks, train_rank, run) == [0] * ranks
-    messages = [event.message for event in read_events(run.out_dir / EVENTS_FILE)[0]]
+    messages = [event.message for event in read_events(run.out_dir / EVENTS_FILE)]
     went_on = [message for message in messages if message.startswith("goes on after step")]
     assert went_on == ([f"goes on after step {MOMENTS[moment]}"] if MOMENTS[moment] else [])
     assert state_of(run.out_dir) == trainings.whole(stage, ranks)

@@ -108,7 +108,7 @@ def test_a_line_of_the_log_has_these_figures(tmp_path: Path) -> None:
         train(
             make_training(config, Transformer(TINY), next_token(), Pattern(), total_steps=6, events=events), Progress()
         )
-    lines, _ = read_events(tmp_path / "coarse" / EVENTS_FILE)
+    lines = read_events(tmp_path / "coarse" / EVENTS_FILE)
     assert [(line.step, line.total) for line in lines] == [(4, 6), (6, 6)]
     assert set(lines[0].metrics) == {"loss", "lr", "grad_norm", "tokens", "tokens_per_second"}
     assert lines[1].metrics["tokens"] == 6 * 8 * 24
@@ -145,7 +145,7 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
     assert not any(optimizer.state for optimizer in training.optimizers)
     assert (progress.step, progress.skipped_steps) == (1, 1)
-    lines, _ = read_events(tmp_path / EVENTS_FILE)
+    lines = read_events(tmp_path / EVENTS_FILE)
     assert lines[0].level == "warning"
     assert "step 1 was skipped" in lines[0].message
     assert lines[1].metrics["loss"] is None

@@ -277,6 +277,6 @@ def test_two_ranks_have_the_figures_of_one(
 
 def probed(directory: Path) -> list[dict[str, float | None]]:
     """The figures of the probes in a log, look by look."""
-    events, _ = read_events(directory / EVENTS_FILE)
+    events = read_events(directory / EVENTS_FILE)
     found = [{name: value for name, value in event.metrics.items() if name in NAMES} for event in events]
     return [look for look in found if look]

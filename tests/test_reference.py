@@ -63,7 +63,7 @@ def tokens_copy(artifact: Artifact, place: Path) -> Path:
 
 def trained(run: TrainRun) -> list[Event]:
     job.run_rank(run, ONE_RANK)
-    return read_events(run.out_dir / EVENTS_FILE)[0]
+    return read_events(run.out_dir / EVENTS_FILE)
 
 
 def note(events: list[Event]) -> str:

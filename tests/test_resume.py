@@ -60,7 +60,7 @@ def test_a_broken_off_training_goes_on_to_the_bit(
     assert [p.name for p in (paths[1] / "checkpoints").iterdir()] == ["step-00000005"]
     torch.manual_seed(99)  # nothing may hang on the state of this process
     job.run_rank(runs[1], ONE_RANK)
-    messages = [event.message for event in read_events(paths[1] / EVENTS_FILE)[0]]
+    messages = [event.message for event in read_events(paths[1] / EVENTS_FILE)]
     assert "goes on after step 5" in messages
     assert_equal_results(*paths)
 
@@ -71,7 +71,7 @@ def test_the_shares_of_a_mixture_are_told_at_both_ends_and_in_the_summary(
     """Planned and as they were, by rows and by tokens."""
     config = SftConfig(**COMMON, mix={"pretrain": 0.25})
     job.run_rank(run_of("sft", config, tmp_path, token_artifacts, tokenizer_artifact, base), ONE_RANK)
-    events, _ = read_events(tmp_path / EVENTS_FILE)
+    events = read_events(tmp_path / EVENTS_FILE)
     first, last = [event.message for event in events if event.message.startswith("mixture:")]
     assert "pretrain 25.00% of the rows" in first and "so far" not in first
     assert "so far" in last
@@ -116,7 +116,7 @@ def test_the_older_checkpoint_serves_when_the_newest_is_damaged(
     newest = paths[1] / "checkpoints" / "step-00000006" / "optimizer.safetensors"
     newest.write_bytes(newest.read_bytes()[:-7])
     job.run_rank(runs[1], ONE_RANK)
-    events, _ = read_events(paths[1] / EVENTS_FILE)
+    events = read_events(paths[1] / EVENTS_FILE)
     assert [e.message for e in events if e.level == "warning"] == [
         "step-00000006 is passed over: optimizer.safetensors is missing or damaged"
     ]
@@ -169,7 +169,7 @@ def test_a_real_kill_9_and_a_new_start_give_the_same_bits(
         start_and_kill(runs[1], signal.SIGKILL, after_step=step, whom="all")
         assert list((paths[1] / "checkpoints").iterdir())
     subprocess.run([sys.executable, "-c", SCRIPT, str(plan_of(runs[1]))], check=True)
-    messages = [event.message for event in read_events(paths[1] / EVENTS_FILE)[0]]
+    messages = [event.message for event in read_events(paths[1] / EVENTS_FILE)]
     assert any(message.startswith("goes on after step") for message in messages)
     assert_equal_results(*paths)
 
@@ -227,7 +227,7 @@ def test_a_stage_that_is_interrupted_is_resumed_by_the_next_build(
     (checkpoint,) = (scratches[0] / "checkpoints").iterdir()
     artifact, reused = build(PRETRAIN, config, inputs, store=store)
     assert not reused
-    messages = [event.message for event in read_events(artifact.dir / EVENTS_FILE)[0]]
+    messages = [event.message for event in read_events(artifact.dir / EVENTS_FILE)]
     assert f"goes on after step {int(checkpoint.name.removeprefix('step-'))}" in messages
     assert artifact.summary().figures["steps"] == max(step for step, _ in figures_of(artifact.dir))
     assert not (artifact.dir / "checkpoints").exists()

@@ -81,7 +81,7 @@ def test_a_planted_nan_is_skipped_counted_and_traced_to_its_lines(
             job.run_rank(run, ONE_RANK)
         return
     job.run_rank(run, ONE_RANK)
-    warnings = [e.message for e in read_events(tmp_path / EVENTS_FILE)[0] if "was skipped" in e.message]
+    warnings = [e.message for e in read_events(tmp_path / EVENTS_FILE) if "was skipped" in e.message]
     batches = RowBatches(
         TokenSet.open(token_artifacts["pretrain"].dir / "train"), row_length=400, batch_rows=2, seed=config.seed
     )

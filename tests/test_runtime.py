@@ -1,5 +1,7 @@
 """What a machine lets this process have."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +52,30 @@ def test_a_group_has_no_more_than_those_above_it(tmp_path: Path, monkeypatch: py
     (tmp_path / "job" / "step" / "cpu.max").write_text("max 100000\n")
     (tmp_path / "job" / "cpu.max").write_text("400000 100000\n")
     assert runtime.cpu_count(tmp_path) == 4
+
+
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """A full disk, say: what is half written only takes the room that is missing."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "note.json"
+    runtime.write_atomic(path, "old")
+    monkeypatch.setattr(os, moment, fail)
+    with pytest.raises(OSError, match="No space left"):
+        runtime.write_atomic(path, "new")
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_write_atomic_has_under_way_is_known_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kill leaves is swept by that name, and nothing else is."""
+    seen: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda _: seen.extend(p for p in tmp_path.iterdir() if p.suffix == ".tmp"))
+    runtime.write_atomic(tmp_path / "a.json", "{}")
+    assert seen and all(map(runtime.is_unfinished, seen))
+    for name in ("a.json", ".a.json", ".hidden.tmp", "a.12.tmp", ".a.json.12.tmp.gz"):
+        assert not runtime.is_unfinished(Path(name))

@@ -123,7 +123,7 @@ def test_lineage_is_inputs_and_outputs_in_mlflow(tracker: Tracker, sft: Artifact
 
 def test_steps_that_were_followed_live_are_not_written_twice(tracker: Tracker, sft: Artifact):
     run_id = tracker.begin("sft", tags={})
-    events, _ = read_events(sft.dir / EVENTS_FILE)
+    events = read_events(sft.dir / EVENTS_FILE)
     tracker.log_steps(run_id, events[:5])
     tracker.record(sft, run_id=run_id)
     assert sorted(m.step for m in tracker.client.get_metric_history(run_id, "loss")) == [1, 2, 3, 4, 5]

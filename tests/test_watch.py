@@ -58,7 +58,7 @@ def watched(
         sizes = {"total_steps": steps, "steps_per_epoch": 8}
         watch = Watch(run, model, training.optimizers, batches, ONE_RANK, events, progress, **sizes)
         train(replace(training, describe=watch.describe, observe=watch.observe), progress)
-    return read_events(directory / EVENTS_FILE)[0], progress
+    return read_events(directory / EVENTS_FILE), progress
 
 
 def test_every_line_of_the_log_says_how_the_training_is(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_spikes_are_the_same_after_a_resume(tmp_path: Path) -> None:
         watch = Watch(run, Transformer(TINY), [], watch_only, ONE_RANK, events, first, **sizes)
         first.step = 20
         watch.observe(first, watch_only.batch(20), ended.recent_losses[20])
-    assert [event.message for event in read_events(tmp_path / EVENTS_FILE)[0]] == seen
+    assert [event.message for event in read_events(tmp_path / EVENTS_FILE)] == seen
 
 
 def test_what_is_usual_follows_from_level_and_differences() -> None:

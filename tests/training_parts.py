@@ -90,5 +90,5 @@ def make_training(
 
 def losses(directory: Path) -> list[float | None]:
     """The losses in a directory's event stream, in order."""
-    events, _ = read_events(directory / EVENTS_FILE)
+    events = read_events(directory / EVENTS_FILE)
     return [event.metrics["loss"] for event in events if "loss" in event.metrics]

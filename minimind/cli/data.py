@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from minimind.cli.shared import AsJson, console
 from minimind.data.kinds import RowKind
-from minimind.events import EVENTS_FILE, read_events
+from minimind.events import EVENTS_FILE, EventReader
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -179,21 +179,19 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[str, Path], None]]:
         TimeElapsedColumn(),
     )
     bar = Progress(*columns, console=Console(stderr=True), disable=quiet or not sys.stderr.isatty(), transient=True)
-    current: list[tuple[TaskID, Path]] = []
+    current: list[tuple[TaskID, EventReader]] = []
     ended = threading.Event()
 
     def start(stage: str, directory: Path) -> None:
-        current[:] = [(bar.add_task(stage), directory / EVENTS_FILE)]
+        current[:] = [(bar.add_task(stage), EventReader(directory / EVENTS_FILE))]
 
     def watch() -> None:
-        offset, path = 0, Path()
         while not ended.wait(0.3):
             if not current:
                 continue
-            task, now = current[0]
-            offset, path = (offset, path) if now == path else (0, now)
-            events, offset = read_events(path, offset)
-            moved = [event for event in events if event.kind == "progress"]
+            task, reader = current[0]
+            moved = [event for event in reader.pending() if event.kind == "progress"]
+            reader.take()
             if moved:
                 bar.update(task, completed=moved[-1].step, total=moved[-1].total)
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from minimind.config import expanded
+from minimind.config import expanded, printable
 from minimind.errors import ArtifactError, ConfigError, MissingError
 from minimind.runtime import file_sha256
 from minimind.tokens.encoders import FastEncoder, read_fast_settings, read_proto
@@ -33,20 +33,30 @@ _UNIGRAM, _BPE = 1, 2
 def locate(file: str) -> Path:
     """The tokenizer.json or tokenizer.model that a setting means. Raises MissingError or ConfigError."""
     path = expanded(file)
+    leave_out = "leave it out to have a tokenizer trained"
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a name with a NUL
+        raise MissingError(f"{_named(file)}: no such file; {leave_out}") from None
+    except OSError as error:
+        raise MissingError(f"{_named(file)}: {error.strerror}; name another, or {leave_out}") from None
     if path.is_dir():
         found = next((path / name for name in (FAST_FILE, MODEL_FILE) if (path / name).is_file()), None)
         if found is None:
-            raise MissingError(f"tokenizer.file = {file}: neither {FAST_FILE} nor {MODEL_FILE} is in this directory")
+            raise MissingError(f"{_named(file)}: neither {FAST_FILE} nor {MODEL_FILE} is in this directory")
         return found
     if not path.is_file():
-        what = "is no regular file" if path.exists() else "no such file"
-        raise MissingError(f"tokenizer.file = {file}: {what}; leave it out to have a tokenizer trained")
+        raise MissingError(f"{_named(file)}: is no regular file; {leave_out}")
     if path.suffix not in (".json", ".model"):
         raise ConfigError(
-            f"tokenizer.file = {file}: give a tokenizer.model (sentencepiece), a tokenizer.json (Hugging Face), "
+            f"{_named(file)}: give a tokenizer.model (sentencepiece), a tokenizer.json (Hugging Face), "
             "or a directory with either"
         )
     return path
+
+
+def _named(file: str | Path) -> str:
+    return f"`tokenizer.file` = {printable(str(file))}"
 
 
 def digest(file: str) -> dict[str, str]:
@@ -64,11 +74,9 @@ def open_foreign(file: str) -> Tokenizer:
         return Tokenizer.of_model(path.read_bytes(), path.parent)
     except (ArtifactError, UnicodeDecodeError):
         what = "is no UTF-8; save it as UTF-8" if path.suffix == ".json" else "is no sentencepiece model"
-        raise ConfigError(
-            f"tokenizer.file = {file}: {what}; give another file, or leave it out to have one trained"
-        ) from None
+        raise ConfigError(f"{_named(file)}: {what}; give another file, or leave it out to have one trained") from None
     except OSError as error:
-        raise MissingError(f"tokenizer.file = {file}: cannot be read ({error.strerror}); look at it") from None
+        raise MissingError(f"{_named(file)}: cannot be read ({error.strerror}); look at it") from None
 
 
 def adopt(file: str, out_dir: Path, *, sample: Iterable[str]) -> Tokenizer:
@@ -94,7 +102,7 @@ def _require_equal_ids(path: Path, tokenizer: Tokenizer, out_dir: Path, sample: 
     for number, text in enumerate(sample):
         if tokenizer.encode(text) != twin.encode_batch([text])[0]:
             raise ConfigError(
-                f"tokenizer.file = {path}: its Hugging Face twin gives other ids for text {number} of the sample, "
+                f"{_named(path)}: its Hugging Face twin gives other ids for text {number} of the sample, "
                 f"{text[:40]!r}; give the tokenizer.json that belongs to it"
             )
 
@@ -129,7 +137,7 @@ def _model(path: Path, proto: Any, names: list[str], models: Any) -> Any:
         scored = [(piece.piece, piece.score) for piece in proto.pieces]
         return models.Unigram(scored, unknown, spec.byte_fallback)
     if spec.model_type != _BPE:
-        raise ConfigError(f"tokenizer.file = {path}: a model of words or characters; only BPE and unigram can be used")
+        raise ConfigError(f"{_named(path)}: a model of words or characters; only BPE and unigram can be used")
     normal = [piece for piece in proto.pieces if piece.type == kinds.NORMAL]
     learnt = [piece.piece for piece in sorted(normal, key=lambda piece: -piece.score)]
     return models.BPE(

@@ -46,6 +46,6 @@ def digest_optimizers(layout: Layout, optimizers: Sequence[Optimizer], ranks: Ra
 
 def digest_figures(directory: Path) -> str:
     """Of every line of a training's log: its step and its figures, but for those of the clock and the machine."""
-    events, _ = read_events(directory / EVENTS_FILE)
+    events = read_events(directory / EVENTS_FILE)
     lines = [[e.step, {k: v for k, v in e.metrics.items() if k not in CLOCKS}] for e in events if e.kind == "step"]
     return hashlib.sha256(json.dumps(lines, sort_keys=True).encode()).hexdigest()[:16]

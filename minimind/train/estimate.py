@@ -134,7 +134,7 @@ class _Took:
     @classmethod
     def of(cls, run: TrainRun, *, started: float, ended: float) -> "_Took":
         summary = Trained.read(run.out_dir)
-        events = [event for event in read_events(run.out_dir / EVENTS_FILE)[0] if event.kind == "step"]
+        events = [event for event in read_events(run.out_dir / EVENTS_FILE) if event.kind == "step"]
         lines = [event for event in events if "loss" in event.metrics]
         seconds = _step_seconds(lines)
         step = median(seconds[1:])

@@ -163,7 +163,7 @@ def train_in_processes(run: TrainRun, *, kill_when: Callable[[], bool] = lambda:
 
 def last_step(run: TrainRun) -> int:
     """The newest step in the log of a run; 0 before the first."""
-    events, _ = read_events(run.out_dir / EVENTS_FILE)
+    events = read_events(run.out_dir / EVENTS_FILE)
     return max((event.step for event in events if event.kind == "step"), default=0)
 
 

@@ -24,7 +24,7 @@ FEW_LOOKS = 3
 
 def training_of(artifact: Artifact) -> Training:
     """A training's figures, the curves of its losses, and what it was asked on the way."""
-    events, _ = read_events(artifact.dir / EVENTS_FILE)
+    events = read_events(artifact.dir / EVENTS_FILE)
     points: dict[str, list[tuple[int, float]]] = {}
     for event in events:
         if event.kind != "step":
