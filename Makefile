@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: help install quickstart test slow chaos fuzz soak audit lint bench up clean
+.PHONY: help install quickstart test slow chaos fuzz soak soak-serving audit lint bench up clean
 
 help:
 	@echo "make quickstart   install, then raw text to a chat model on the embedded default"
@@ -12,6 +12,7 @@ help:
 	@echo "make chaos        faults, one after the other, and what becomes of them"
 	@echo "make fuzz         bytes made up against the readers, the specs and the server, an hour each"
 	@echo "make soak         200 pipelines with kills at random moments; hours, and it goes on where it was ended"
+	@echo "make soak-serving an hour of clients who do what they like, and what a server looks like after that"
 	@echo "make audit        what bandit finds (answered in docs/decisions/016) and known holes in packages"
 	@echo "make lint         style and import contracts"
 	@echo "make bench        speed of data plane and token sets against their peers, which are installed for it"
@@ -54,6 +55,9 @@ fuzz: install
 
 soak: install
 	PYTHONPATH=tests $(BIN)/python tests/soak.py
+
+soak-serving: install
+	PYTHONPATH=tests $(BIN)/python tests/soak_serving.py
 
 lint: install
 	$(BIN)/ruff check .
