@@ -151,6 +151,31 @@ def test_no_room_for_prefect_is_one_clear_error(whole: Whole):  # noqa: F811
         assert_recovers(sandbox, whole)
 
 
+@contextmanager
+def read_only_disk(directory: Path) -> Iterator[None]:
+    """Inside, a directory is on a disk that nothing can be written to."""
+    with small_disk(directory, 1 << 30):
+        _mount("-o", "remount,ro", directory)
+        try:
+            yield
+        finally:
+            _mount("-o", "remount,rw", directory)
+
+
+@needs_mounts
+@pytest.mark.parametrize("what", ["artifacts", "prefect", "."])
+def test_a_disk_that_is_read_only_is_named(what: str, whole: Whole):  # noqa: F811
+    """The store's, Prefect's, or all of it: an answer in words, and nothing is changed."""
+    sandbox = whole.sandbox()
+    sandbox.forget("sft")
+    with read_only_disk(sandbox.home / what):
+        ended = sandbox.pipeline()
+        assert_contained(sandbox, ended, code=FAILED, words="Read-only file system")
+        assert "Traceback" not in ended.output
+        assert "set MINIMIND_HOME to another place" in " ".join(ended.output.split())
+    assert_recovers(sandbox, whole)
+
+
 @pytest.mark.parametrize("stage", ["shard-pretrain", "sft"])
 def test_a_store_that_cannot_be_written_is_named(stage: str, whole: Whole):  # noqa: F811
     """With what to do about it, and no traceback."""

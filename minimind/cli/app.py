@@ -14,6 +14,7 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.console import Console
 
+from minimind import runtime
 from minimind.cli import (
     data,
     estimate,
@@ -33,7 +34,7 @@ from minimind.cli import (
     verify,
 )
 from minimind.cli.shared import INTERRUPTED, AsJson, console, local
-from minimind.errors import ConfigError, MiniMindError
+from minimind.errors import ConfigError, MiniMindError, disk_error
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,11 +77,12 @@ def main() -> None:
     handler.addFilter(lambda record: not record.name.startswith("prefect"))  # said by the progress display
     try:
         app()
-    except MiniMindError as error:
-        if os.environ.get("MINIMIND_TRACEBACK"):
+    except (MiniMindError, OSError) as error:
+        known = error if isinstance(error, MiniMindError) else disk_error(error, "minimind", runtime.home())
+        if known is None or os.environ.get("MINIMIND_TRACEBACK"):
             raise
-        Console(stderr=True).print(f"[red]error:[/red] {_plain(error)}", highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        Console(stderr=True).print(f"[red]error:[/red] {_plain(known)}", highlight=False, soft_wrap=True)
+        sys.exit(known.exit_code)
 
 
 @app.callback()
