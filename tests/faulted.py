@@ -40,7 +40,9 @@ KILLED, FAILED, STOPPED = -signal.SIGKILL, 1, 130
 HALF = ("missing-file", "cut", "grown", "flipped", "extra-file", "manifest-missing", "manifest-damaged")
 """What `minimind fsck` says of an artifact that is not whole."""
 BOOK = "MINIMIND_FAULTS_BOOK"
-"""In the environment of the tests: a file that gets a line for each cell, with the seconds to recover."""
+"""In the environment of the tests: a file that gets a row of docs/fault-matrix.md for each cell."""
+_contained: dict[str, str] = {}
+"""Cell → how the run with the fault ended."""
 LEFTOVERS = (".scratch", ".replaced", ".trash", ".run")
 
 
@@ -200,6 +202,8 @@ def assert_contained(sandbox: Sandbox, ended: Ended, *, code: int, words: str = 
     """The end that a fault should have: nothing runs on, nothing is half there."""
     assert ended.code == code, ended.output
     assert words in " ".join(ended.output.split()), ended.output
+    said = "killed" if code == KILLED else f"exit {code}"
+    _contained[_cell()] = f"{said}: {words}" if words else said
     assert sandbox.orphans() == []
     assert sandbox.half_artifacts() == []
 
@@ -210,10 +214,16 @@ def assert_recovers(sandbox: Sandbox, whole: Whole, *options: str, **more: str) 
     assert again.code == 0, again.output
     if book := os.environ.get(BOOK):
         with Path(book).open("a") as file:
-            cell = os.environ["PYTEST_CURRENT_TEST"].rpartition("::")[2].partition(" (")[0]
-            file.write(f"{cell}\t{again.seconds:.0f}\n")
+            file.write(f"| {_cell()} | {_contained.get(_cell(), 'goes on')} | {again.seconds:.0f} |\n")
     assert sandbox.digests() == whole.digests
     assert sandbox.orphans() == []
     assert sandbox.open_runs() == []
     assert sandbox.leftovers() == []
     return again
+
+
+def _cell() -> str:
+    """`test_what_is_killed_goes_on[rank 0 killed in a step]` → `what is killed goes on: rank 0 killed in a step`."""
+    test = os.environ["PYTEST_CURRENT_TEST"].rpartition("::")[2].partition(" (")[0]
+    name, _, case = test.removeprefix("test_").partition("[")
+    return ": ".join(filter(None, (name.replace("_", " "), case.removesuffix("]"))))
