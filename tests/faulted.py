@@ -60,6 +60,7 @@ class Sandbox:
 
     def __init__(self, root: Path) -> None:
         self.root, self.home, self.data = root, root / "home", root / "data"
+        self.touched: dict[str, None] = {}
         if not self.data.exists():
             self.data.mkdir(parents=True)
             write_project(self.data)
@@ -104,7 +105,9 @@ class Sandbox:
         return Store(self.home)
 
     def artifact(self, label: str) -> Artifact:
+        """The only one of a stage; the book counts the stage among those that a fault meets."""
         (found,) = (artifact for artifact in self.store.all() if artifact.label == label)
+        self.touched[label] = None
         return found
 
     def forget(self, label: str) -> None:
@@ -214,7 +217,8 @@ def assert_recovers(sandbox: Sandbox, whole: Whole, *options: str, **more: str) 
     assert again.code == 0, again.output
     if book := os.environ.get(BOOK):
         with Path(book).open("a") as file:
-            file.write(f"| {_cell()} | {_contained.get(_cell(), 'goes on')} | {again.seconds:.0f} |\n")
+            stages, end = ", ".join(sandbox.touched), _contained.get(_cell(), "goes on")
+            file.write(f"| {_cell()} | {stages} | {end} | {again.seconds:.0f} |\n")
     assert sandbox.digests() == whole.digests
     assert sandbox.orphans() == []
     assert sandbox.open_runs() == []
