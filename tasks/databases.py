@@ -60,7 +60,12 @@ PREFECT = Kind(
 
 
 def create_once(kind: Kind, path: Path, create: Callable[[Path], None]) -> None:
-    """Have `create` make a database under another name, then rename it: by one process, and whole or not at all."""
+    """Have `create` make a database under another name, then rename it: by one process, and whole or not at all.
+
+    One that is whole needs no lock, so a store on a read-only disk can be looked at.
+    """
+    if _is_newest(kind, path):
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.stem}.lock")):
         if _is_there(path) and is_unfinished(kind, path):
@@ -78,11 +83,22 @@ def is_unfinished(kind: Kind, path: Path) -> bool:
             for table in tables.intersection(kind.written):
                 if connection.execute(f"SELECT EXISTS (SELECT 1 FROM {table})").fetchone()[0]:  # noqa: S608  ours
                     return False
-            if "alembic_version" not in tables:
-                return True
-            return {row[0] for row in connection.execute("SELECT version_num FROM alembic_version")} != kind.newest()
+            return "alembic_version" not in tables or _versions(connection) != kind.newest()
     except sqlite3.Error:
         return False
+
+
+def _is_newest(kind: Kind, path: Path) -> bool:
+    """Whether a database is there for certain, and whole."""
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=LOCK_SECONDS)) as connection:
+            return _versions(connection) == kind.newest()
+    except sqlite3.Error:
+        return False
+
+
+def _versions(connection: sqlite3.Connection) -> set[str]:
+    return {row[0] for row in connection.execute("SELECT version_num FROM alembic_version")}
 
 
 def _is_there(path: Path) -> bool:

@@ -367,6 +367,14 @@ def test_a_database_that_was_begun_and_holds_nothing_is_set_aside(made: str, tmp
     assert path.stat().st_ino == before
 
 
+def test_a_whole_database_needs_no_lock(tmp_path: Path):
+    """A store on a read-only disk has none to give, and can be looked at."""
+    path = tmp_path / "prefect.db"
+    make(path)
+    (tmp_path / ".prefect.lock").mkdir()
+    databases.create_once(KIND, path, lambda _: pytest.fail("made anew"))
+
+
 @pytest.mark.parametrize("state", ["of an older version", "without a version", "locked", "garbage"])
 def test_a_database_that_may_hold_a_users_runs_is_never_touched(state: str, tmp_path: Path):
     """One row of a run is enough; and what cannot be read may hold anything."""
