@@ -59,6 +59,20 @@ def test_a_child_whose_parent_is_gone_already_ends_at_once() -> None:
     assert done.returncode == -signal.SIGTERM
 
 
+@pytest.mark.parametrize(("how", "code"), [("pass", 0), ("raise SystemExit(3)", 3), ("raise KeyError('asked')", 1)])
+def test_an_agent_waits_for_no_thread_of_torchruns(how: str, code: int) -> None:
+    """torchrun leaves some behind where a signal comes while it starts the ranks."""
+    script = (
+        "import threading, time\nfrom torch.distributed import run\nfrom minimind.train.launch import run_agent\n"
+        "def main(arguments):\n"
+        f"    threading.Thread(target=time.sleep, args=(999,)).start()\n    {how}\n"
+        "run.main = main\nrun_agent([])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code
+    assert ("asked" in done.stderr) == ("asked" in how)
+
+
 def test_a_tree_is_killed_though_it_ignores_sigterm_and_sits_in_other_sessions() -> None:
     """torchrun's workers are in sessions of their own: a process group does not reach them."""
     middle = (

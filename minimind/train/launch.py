@@ -299,12 +299,27 @@ def _watch(parent: int, signal_number: signal.Signals) -> None:
 
 
 def run_agent(arguments: Sequence[str]) -> None:
-    """Be torchrun, but end with the process that started it, and be the ranks' parent by name."""
+    """Be torchrun, but end with the process that started it, and be the ranks' parent by name.
+
+    Does not return: a signal that comes while torchrun starts the ranks leaves threads of its that never end, and
+    Python would wait for them.
+    """
     end_with_parent(signal.SIGTERM)
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     from torch.distributed import run as torchrun  # seconds to import; the stage process never needs it
 
-    torchrun.main(list(arguments))
+    try:
+        torchrun.main(list(arguments))
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    os._exit(code)  # the kernel ends the ranks that are left
 
 
 if __name__ == "__main__":
