@@ -32,13 +32,13 @@ class Up:
 
     def __init__(self, directory: Path, **more: str) -> None:
         """`more` environment for `minimind up`, which the other shell does not have."""
-        self.parameters = write_project(directory)
+        self.parameters, self.home = write_project(directory), directory / "home"
         self.ports = free_port(), free_port()
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "MINIMIND_"))}
         self.shell = {**clean, "PREFECT_API_URL": f"http://127.0.0.1:{self.ports[0]}/api", "COLUMNS": "200"}
         command = [BIN / "minimind", "up", "--prefect-port", str(self.ports[0]), "--mlflow-port", str(self.ports[1])]
         self.log = directory / "up.log"
-        environment = {**clean, "MINIMIND_HOME": str(directory / "home"), "COLUMNS": "200", **more}
+        environment = {**clean, "MINIMIND_HOME": str(self.home), "COLUMNS": "200", **more}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 command, cwd=CHECKOUT, env=environment, stdout=log, stderr=subprocess.STDOUT
@@ -141,6 +141,29 @@ def test_a_server_that_is_killed_is_started_again(up: Up):
             continue
     assert "mlflow ended (exit code -9); it is started again in 1 s" in up.said()
     assert all(one.is_running() for one in others)
+
+
+def test_a_flow_outlives_prefects_server(up: Up):
+    """It ends well, and the server that is started again is told so."""
+    options = ["-p", f"recipe={json.dumps(up.parameters['recipe'])}", "-p", "lr=0.0003"]
+    command = [BIN / "prefect", "deployment", "run", "sft/local", *options]
+    subprocess.run(command, cwd=CHECKOUT, env=up.shell, check=True, capture_output=True)
+    deadline = time.monotonic() + 180
+    while not [*up.home.glob("artifacts/sft/.*.scratch/events.jsonl")]:
+        assert time.monotonic() < deadline, up.said()
+        time.sleep(0.05)
+    (prefect,) = [c for c in psutil.Process(up.process.pid).children() if "flows.prefect_server" in c.cmdline()]
+    os.killpg(prefect.pid, signal.SIGKILL)
+    while True:
+        assert time.monotonic() < deadline, up.said()
+        time.sleep(0.5)
+        try:
+            runs = httpx.post(f"http://127.0.0.1:{up.ports[0]}/api/flow_runs/filter", json={}).json()
+        except httpx.HTTPError:
+            continue
+        if {run["state_name"] for run in runs} == {"Completed"}:
+            break
+    assert "prefect ended (exit code -9); it is started again in 1 s" in up.said()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
