@@ -2,7 +2,7 @@
 
 `minimind run pretrain` of the quickstart, with an MLflow server. Once the training has made a few steps the server is
 left alone, killed, or stopped in mid-answer; tokens a second are the median of the lines of figures after that, by the
-wall clock, so this needs an idle machine. `end_seconds` is what the flow took from the last step of the training on:
+wall clock, so this needs an idle machine, and `cpu_seconds` are seconds of that clock too. `end_seconds` is what the flow took from the last step of the training on:
 sealing, and telling two servers of it or giving up.
 
     python -m benchmarks.outage --repeats 3

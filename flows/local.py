@@ -79,15 +79,13 @@ def _without_prefect(error: Exception, home: Path, address: str, console: Consol
     from tasks.pipeline import REUSED
     from tasks.prefect_page import one_line
     from tasks.redaction import without_secrets
-    from tasks.running import own_end
+    from tasks.running import own_end, untold
 
+    if before := untold(error):
+        raise before from None
     if done := own_end(home):
         console.print("[yellow]![/yellow] Prefect went away; it is told at the next start how this ended")
         return next(reversed(done.versions.values()), "").removesuffix(REUSED)
-    before: BaseException | None = error
-    while before := before.__context__:  # it failed, and then could not be said to have
-        if isinstance(before, MiniMindError | KeyboardInterrupt):
-            raise before from None
     raise ServiceError(
         f"Prefect at {without_secrets(address)} does not answer ({one_line(error)}), and the flow cannot go on without "
         "it; what was made is kept: the same command goes on from there, with a Prefect server of its own if none is up"

@@ -6,6 +6,7 @@ artifact, and what is there already is reused. So a sweep that was stopped goes 
 
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from prefect import flow
@@ -57,7 +58,7 @@ def sweep(
     """Run a training with every combination of some settings, compare, and point @candidate at the best."""
     plan = prepare(settings, stage, recipe, data, inputs, metric, goal, downstream)
     with pipeline("sweep", recipe, data=data, overrides=plan.grid.fixed) as run:
-        return end(run, run_points(run, plan, lambda point: _run(plan, point)))
+        return end(run, run_points(run, plan, partial(_run, plan)))
 
 
 def prepare(
@@ -88,10 +89,11 @@ def prepare(
     )
 
 
-def _run(plan: SweepPlan, point: Point) -> str:
-    """One point, as a flow run of its own below this one."""
-    named = _flow(plan.stage).with_options(flow_run_name=lambda: point.name)
-    return named(**plan.parameters, overrides=list(point.overrides))
+def _run(plan: SweepPlan, point: Point, *, in_prefect: bool) -> None:
+    """One point, as a flow run of its own below this one, or without one."""
+    flow = _flow(plan.stage)
+    call = flow.with_options(flow_run_name=lambda: point.name) if in_prefect else flow.fn
+    call(**plan.parameters, overrides=list(point.overrides))
 
 
 def _walk(stage: str, parameters: Mapping[str, Any]) -> Walk:

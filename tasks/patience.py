@@ -32,6 +32,7 @@ def settings() -> dict[str, str]:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(ANSWER_SECONDS // MLFLOW_TRIES),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(MLFLOW_TRIES - 1),
         "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # which may say an hour
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines a run, between those of the progress
         "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",  # to whom what a run says of itself is no business
         "PREFECT_API_REQUEST_TIMEOUT": str(ANSWER_SECONDS),
         "PREFECT_CLIENT_MAX_RETRIES": str(PREFECT_RETRIES),

@@ -89,15 +89,14 @@ def pipeline(
             run.context |= part.context
         _open(run, part)
         note = note_run(home, tracking_uri=run.tracker and run.tracker.uri, mlflow_run=run.run_id)
-        status: Status = "KILLED"
         try:
             yield run
-            status = "FINISHED"
+            run.status = "FINISHED"
         except Exception:
-            status = "FAILED"
+            run.status = "FAILED"
             raise
         finally:
-            _end(run, note, status)
+            _end(run, note, run.status or "KILLED")
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Cancelled, Completed, Crashed, Failed, State
 from pydantic import ValidationError
 
+from minimind.errors import MiniMindError
 from minimind.proven import Proven
 from tasks.redaction import without_secrets
 from tasks.runs import Runs, is_alive, owner
@@ -57,9 +58,11 @@ class Note(Proven):
 
 
 def note_run(home: Path, *, tracking_uri: str | None, mlflow_run: str | None) -> Note:
-    """Note that this process runs the flow around this code."""
+    """Note that this process runs the flow around this code; where that has its note, a part of it without a run."""
     context = FlowRunContext.get()
     prefect_run = str(context.flow_run.id) if context and context.flow_run else None
+    if any(note.id == prefect_run and note.status is None and _is_own(note) for _, note in _notes(home)):
+        prefect_run = None
     note = Note(
         id=prefect_run or uuid.uuid4().hex,
         prefect_run=prefect_run,
@@ -108,15 +111,27 @@ def _lost(home: Path) -> Iterator[tuple[Path, Note]]:
 def say_cancelled(home: Path) -> None:
     """Have Prefect say Cancelled of what a signal stopped in this process; its own word for that is Crashed."""
     for _, note in _notes(home):
-        if note.process == owner()["process"] and note.status == "KILLED" and note.prefect_run:
+        if _is_own(note) and note.status == "KILLED" and note.prefect_run:
             with suppress(*PREFECT_FAILURES), get_client(sync_client=True) as client:
                 client.set_flow_run_state(uuid.UUID(note.prefect_run), Cancelled(), force=True)
 
 
 def own_end(home: Path) -> Note | None:
-    """The note of a run of this process that finished."""
-    mine = (note for _, note in _notes(home) if note.process == owner()["process"])
-    return next((note for note in mine if note.status == "FINISHED"), None)
+    """A note of this process's runs where all of them finished."""
+    mine = [note for _, note in _notes(home) if _is_own(note)]
+    return next(iter(mine), None) if all(note.status == "FINISHED" for note in mine) else None
+
+
+def untold(error: BaseException) -> BaseException | None:
+    """What a flow had failed with, or was stopped by, when Prefect did not answer to be told so."""
+    before = error.__context__
+    while before and not isinstance(before, MiniMindError | KeyboardInterrupt):
+        before = before.__context__
+    return before
+
+
+def _is_own(note: Note) -> bool:
+    return note.process == owner()["process"]
 
 
 @contextmanager
@@ -143,7 +158,7 @@ def heeding_cancellation(home: Path) -> Iterator[None]:
 
 
 def _is_cancelled(client: SyncPrefectClient, note: Note) -> bool:
-    if note.process != owner()["process"] or note.status or not note.prefect_run:
+    if not _is_own(note) or note.status or not note.prefect_run:
         return False
     state = client.read_flow_run(uuid.UUID(note.prefect_run)).state
     return state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED)

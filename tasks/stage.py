@@ -36,6 +36,7 @@ from tasks.recording import Recording
 from tasks.redaction import without_secrets
 from tasks.registry import CANDIDATE, CHAMPION, registered_as
 from tasks.retries import PAUSES_SECONDS, may_pass, pause_before_retry, retries
+from tasks.running import Status
 from tasks.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class Pipeline:
     run_id: str | None = None
     context: dict[str, str] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
+    status: Status | None = None
+    """How it ended; None while it runs."""
 
     def stage(self, stage: Stage[Any], config: Config, inputs: Inputs) -> Artifact:
         """The stage's artifact: reused where it may be, else built, recorded and registered."""

@@ -5,7 +5,7 @@ turns on a device anyway. A point that fails is noted, and the next one runs. Af
 name that points differ in is the best so far, and not whichever was registered last.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from prefect import get_run_logger
@@ -19,10 +19,12 @@ from minimind.events import EVENTS_FILE, read_events
 from minimind.sweep.comparison import Comparison, Curve, Result
 from minimind.sweep.grid import Point, bare
 from minimind.sweep.page import render_markdown, sweep_dir, write, write_all
+from tasks.patience import with_prefect
 from tasks.pipeline import part_of
 from tasks.plan import Step
 from tasks.prefect_page import one_line, tell_prefect
 from tasks.recording import telling_mlflow
+from tasks.running import PREFECT_FAILURES, untold
 from tasks.stage import Pipeline, prefect_link
 from tasks.sweep_aliases import Aliases
 from tasks.sweep_plan import SweepPlan
@@ -31,11 +33,17 @@ CURVE_POINTS = 200
 """What a picture of this width can show."""
 
 
+class Call(Protocol):
+    """Runs a point, as a flow of Prefect's or without it."""
+
+    def __call__(self, point: Point, *, in_prefect: bool) -> None: ...
+
+
 class PointsFailed(StageError):
     """A sweep came to its end, and some of its points had failed."""
 
 
-def run_points(run: Pipeline, plan: SweepPlan, call: Callable[[Point], object]) -> Comparison:
+def run_points(run: Pipeline, plan: SweepPlan, call: Call) -> Comparison:
     """Run every point; the comparison is written anew after each. Only what stops a sweep is raised."""
     comparison, aliases, made = _begin(run, plan), Aliases(run, plan.varying), dict[int, list[Step]]()
     for place, point in enumerate(plan.grid.points):
@@ -90,14 +98,12 @@ def _begin(run: Pipeline, plan: SweepPlan) -> Comparison:
     return comparison
 
 
-def _run_point(
-    run: Pipeline, plan: SweepPlan, point: Point, call: Callable[[Point], object]
-) -> tuple[Result, dict[str, Step]]:
+def _run_point(run: Pipeline, plan: SweepPlan, point: Point, call: Call) -> tuple[Result, dict[str, Step]]:
     """What became of a point, and the stages of it that were made or reused, by label."""
     error = None
     with part_of(run, title=point.name, context={"sweep": plan.id}, params=_typed(point)) as parts:
         try:
-            call(point)
+            _call(run, point, call, parts)
         except MiniMindError as problem:
             error = one_line(problem)
             run.display.failed(point.name, error)
@@ -118,6 +124,23 @@ def _run_point(
         if part and part.run_id and run.tracker:
             run.tracker.log_metrics(part.run_id, result.figures)
     return result, steps
+
+
+def _call(run: Pipeline, point: Point, call: Call, parts: list[Pipeline]) -> None:
+    """Run a point, without Prefect where that does not answer."""
+    if with_prefect().seconds_left() == 0:
+        try:
+            return call(point, in_prefect=True)
+        except PREFECT_FAILURES as error:
+            with_prefect().lost()
+            if before := untold(error):
+                raise before from None
+            if parts and parts[0].status == "FINISHED":
+                return None
+            if parts:  # it failed by itself
+                raise
+            run.display.warn(f"Prefect was not told of {point.name} ({one_line(error)})")
+    return call(point, in_prefect=False)
 
 
 def _with_figures(run: Pipeline, plan: SweepPlan, result: Result, steps: dict[str, Step]) -> Result:

@@ -135,6 +135,9 @@ class Tracker(Registry):
             return error.error_code != "RESOURCE_DOES_NOT_EXIST"
 
     def _known_run(self, artifact: Artifact) -> str | None:
-        """The run that followed this artifact live, if this server has it."""
-        run_id = artifact.manifest.context.get("mlflow_run_id")
-        return run_id if run_id and self._has_run(run_id) else None
+        """The run that followed this artifact live, if this server has it; else one whose process recorded the artifact
+        and was killed before it could note so."""
+        if (run_id := artifact.manifest.context.get("mlflow_run_id")) and self._has_run(run_id):
+            return run_id
+        earlier = self.look_up(artifact.kind, artifact.fingerprint)
+        return earlier.run_id if earlier and self._has_run(earlier.run_id) else None
