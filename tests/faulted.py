@@ -61,6 +61,7 @@ class Sandbox:
     def __init__(self, root: Path) -> None:
         self.root, self.home, self.data = root, root / "home", root / "data"
         self.touched: dict[str, None] = {}
+        """The stages that the fault met."""
         if not self.data.exists():
             self.data.mkdir(parents=True)
             write_project(self.data)
@@ -215,15 +216,19 @@ def assert_recovers(sandbox: Sandbox, whole: Whole, *options: str, **more: str) 
     """The same command again: it ends well, with the same bytes, and nothing says it was still running."""
     again = sandbox.pipeline(options=options, **more)
     assert again.code == 0, again.output
-    if book := os.environ.get(BOOK):
-        with Path(book).open("a") as file:
-            stages, end = ", ".join(sandbox.touched), _contained.get(_cell(), "goes on")
-            file.write(f"| {_cell()} | {stages} | {end} | {again.seconds:.0f} |\n")
+    write_row(", ".join(sandbox.touched), _contained.get(_cell(), "goes on"), f"{again.seconds:.0f}")
     assert sandbox.digests() == whole.digests
     assert sandbox.orphans() == []
     assert sandbox.open_runs() == []
     assert sandbox.leftovers() == []
     return again
+
+
+def write_row(stage: str, end: str, seconds: str) -> None:
+    """A row of docs/fault-matrix.md about the test that runs, where such are collected."""
+    if book := os.environ.get(BOOK):
+        with Path(book).open("a") as file:
+            file.write(f"| {_cell()} | {stage} | {end} | {seconds} |\n")
 
 
 def _cell() -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from faulted import Ended, Sandbox, Whole, assert_recovers, whole  # noqa: F401  a fixture
+from faulted import Ended, Sandbox, Whole, assert_recovers, whole, write_row  # noqa: F401  a fixture
 from test_up import free_port
 
 from flows import serve
@@ -71,11 +71,13 @@ def dies_and_returns(name: str, sandbox: Sandbox, port: int, run: Callable[[], s
         return ended(process, since)
 
 
-def dies(name: str, sandbox: Sandbox, port: int, run: Callable[[], subprocess.Popen[str]]) -> Ended:
+def dies(
+    name: str, sandbox: Sandbox, port: int, run: Callable[[], subprocess.Popen[str]], stage: str = "pretrain"
+) -> Ended:
     since = time.monotonic()
     with served(name, sandbox.home, port):
         process = run()
-        wait_for(sandbox, process, "pretrain")
+        wait_for(sandbox, process, stage)
     return ended(process, since)
 
 
@@ -114,6 +116,23 @@ def test_a_server_may_go_while_a_model_is_trained(
             assert sandbox.run("sync", **more).code == 0
             assert "0 artifact(s) delivered" in sandbox.run("sync", **more).output
         assert_recovers(sandbox, whole, **more)
+
+
+@pytest.mark.parametrize("name", ["mlflow", "prefect"])
+def test_a_sweep_goes_on_without_a_server(name: str, whole: Whole):  # noqa: F811
+    """Every point runs, and the best is the candidate, as if nothing had been."""
+    sandbox, port = whole.sandbox(), free_port()
+    variable, address = ADDRESS[name]
+    words = ["sweep", "sft", "-r", str(sandbox.data / "micro.toml"), "-o", "sft.lr=1e-4,2e-4,3e-4"]
+    done = dies(name, sandbox, port, lambda: sandbox.start(*words, **{variable: address.format(port)}), "sft")
+    assert done.code == 0, done.output
+    assert "Traceback" not in done.output and "--- Error" not in done.output
+    again = sandbox.run(*words)
+    assert again.code == 0, again.output
+    assert again.output.count("reused") > 3 and "sft: started" not in again.output
+    write_row("sft", "goes on", f"{again.seconds:.0f}")
+    assert sandbox.orphans() == []
+    assert sandbox.open_runs() == []
 
 
 @pytest.mark.parametrize("database", ["mlflow.db", "prefect/prefect.db"])

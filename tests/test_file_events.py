@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from faulted import write_row
 from file_events import needs_ptrace, run_traced
 from training_parts import ONE_RANK, TINY
 
@@ -84,6 +85,7 @@ def killed_everywhere(
         assert killed.code == -signal.SIGKILL and len(killed.events) == number
         check(copy, killed.events[-1])
         shutil.rmtree(copy)
+    write_row("", f"whole after {len(done.events)} of {len(done.events)} kills", "")
     return done.events
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from flows.serve import prefect_for_one_run
 from minimind.errors import StageError
 from tasks import running
-from tasks.running import Note, heeding_cancellation, note_end, note_run, say_cancelled, settle
+from tasks.running import Note, heeding_cancellation, note_end, note_run, own_end, say_cancelled, settle
 from tasks.tracking import Tracker
 
 GONE = "4194000@1.00"
@@ -159,6 +159,23 @@ def test_an_interrupted_flow_is_cancelled_not_crashed(prefect: str, tracker: Tra
     assert states(left.prefect_run)[0] == "Crashed"
     say_cancelled(tmp_path)
     assert states(left.prefect_run)[0] == "Cancelled"
+
+
+def test_a_part_that_prefect_has_no_run_of_does_not_write_over_its_flows_note(prefect: str, tmp_path: Path) -> None:
+    """A point of a sweep that runs without Prefect ends, and the sweep does not."""
+
+    @flow(name="whole")
+    def function() -> None:
+        whole = note_run(tmp_path, tracking_uri=None, mlflow_run=None)
+        part = note_run(tmp_path, tracking_uri=None, mlflow_run=None)
+        assert whole.prefect_run and part.prefect_run is None
+        note_end(tmp_path, part, "FINISHED", {}, None)
+        assert {one.id: one.status for one in notes(tmp_path)} == {whole.id: None, part.id: "FINISHED"}
+        assert own_end(tmp_path) is None
+        note_end(tmp_path, whole, "FINISHED", {}, None)
+        assert own_end(tmp_path)
+
+    function()
 
 
 CANCELLED = """
