@@ -37,6 +37,8 @@ UNEQUAL = {"events.jsonl", "summary.json", "report.html", "report.json", "report
 """Files with times in them."""
 KILLED, FAILED, STOPPED = -signal.SIGKILL, 1, 130
 """Exit codes: a flow that is killed, one with an error, one that is asked to stop."""
+END_SECONDS = 900
+"""Longer no command takes, however busy the machine."""
 HALF = ("missing-file", "cut", "grown", "flipped", "extra-file", "manifest-missing", "manifest-damaged")
 """What `minimind fsck` says of an artifact that is not whole."""
 BOOK = "MINIMIND_FAULTS_BOOK"
@@ -86,16 +88,16 @@ class Sandbox:
             text=True,
         )
 
-    def run(self, *words: str, faults: str = "", timeout: float = 300, **more: str) -> Ended:
+    def run(self, *words: str, faults: str = "", **more: str) -> Ended:
         """Run a command to its end, with faults."""
         started = time.monotonic()
         process = self.start(*words, **({VARIABLE: faults} if faults else {}), **more)
-        output, _ = process.communicate(timeout=timeout)
+        output, _ = process.communicate(timeout=END_SECONDS)
         return Ended(process.returncode, output, time.monotonic() - started)
 
-    def pipeline(self, *, faults: str = "", timeout: float = 300, options: tuple[str, ...] = (), **more: str) -> Ended:
+    def pipeline(self, *, faults: str = "", options: tuple[str, ...] = (), **more: str) -> Ended:
         """`minimind run` of the micro recipe."""
-        return self.run(*self.pipeline_words(*options), faults=faults, timeout=timeout, **more)
+        return self.run(*self.pipeline_words(*options), faults=faults, **more)
 
     def pipeline_words(self, *options: str) -> list[str]:
         overrides = [word for option in (*DEFAULTS, *options) for word in ("-o", option)]

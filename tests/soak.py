@@ -18,12 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from faulted import Sandbox
+from faulted import END_SECONDS, Sandbox
 
 KILLS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 MOST_KILLS = 3
-END_SECONDS = 600
-"""Longer no run takes, however slow the machine."""
 
 
 class Failed(Exception):
@@ -60,7 +58,7 @@ def main() -> None:
 
 def undisturbed(sandbox: Sandbox) -> dict[str, Any]:
     """The digests that every run has to come to, and the seconds it took."""
-    ended = sandbox.pipeline(timeout=END_SECONDS)
+    ended = sandbox.pipeline()
     _want(ended.code == 0, ended.output)
     return {"digests": sandbox.digests(), "seconds": ended.seconds}
 
@@ -78,7 +76,7 @@ def run(sandbox: Sandbox, whole: dict[str, Any], chance: random.Random) -> dict[
         _want(sandbox.half_artifacts() == [], f"{killed}: half an artifact\n{output}")
         if code == 0:
             break
-    last = sandbox.pipeline(timeout=END_SECONDS)
+    last = sandbox.pipeline()
     _want(last.code == 0, f"after {kills}\n{last.output}")
     _want(sandbox.digests() == whole["digests"], f"after {kills}: other bytes")
     for what, left in (

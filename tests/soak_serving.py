@@ -264,7 +264,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="Of what each client does.")
     options = vars(parser.parse_args())
     sandbox = Sandbox(options.pop("dir").resolve())
-    made = sandbox.pipeline(timeout=900)
+    made = sandbox.pipeline()
     if made.code:
         sys.exit(made.output)
     log, adapter = sandbox.root / "server.log", sandbox.artifact("lora").dir

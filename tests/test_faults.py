@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from faulted import (
+    END_SECONDS,
     FAILED,
     KILLED,
     STOPPED,
@@ -132,7 +133,7 @@ def test_two_pipelines_at_once_make_one_of_everything(whole: Whole):  # noqa: F8
     for label in ("shard-chat", "sft"):
         sandbox.forget(label)
     both = [sandbox.start(*sandbox.pipeline_words()) for _ in range(2)]
-    outputs = [process.communicate(timeout=400)[0] for process in both]
+    outputs = [process.communicate(timeout=END_SECONDS)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert sandbox.half_artifacts() == []
     assert_recovers(sandbox, whole)

@@ -11,14 +11,22 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from faulted import Ended, Sandbox, Whole, assert_contained, assert_recovers, whole  # noqa: F401  a fixture
+from faulted import (
+    END_SECONDS,
+    Ended,
+    Sandbox,
+    Whole,
+    assert_contained,
+    assert_recovers,
+    whole,  # noqa: F401  a fixture
+)
 from web_site import Site
 
 pytestmark = pytest.mark.chaos
 REFUSED = 2
 
 
-def stopped(sandbox: Sandbox, *, within: float = 120) -> psutil.Process:
+def stopped(sandbox: Sandbox, *, within: float = END_SECONDS) -> psutil.Process:
     """The process of a sandbox that stopped itself at a failpoint."""
     until = time.monotonic() + within
     while time.monotonic() < until:
@@ -47,7 +55,7 @@ def test_a_data_file_that_changes_while_it_is_read(how: str, whole: Whole):  # n
     else:
         path.unlink()
     process.send_signal(signal.SIGCONT)
-    output = running.communicate(timeout=300)[0]
+    output = running.communicate(timeout=END_SECONDS)[0]
     assert_contained(sandbox, Ended(running.returncode, output, 0), code=REFUSED, words="text.jsonl")
     assert "Traceback" not in output
     assert not [one for one in sandbox.store.all() if one.label == "ingest-pretrain"]

@@ -15,7 +15,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from faulted import Ended, Sandbox, Whole, assert_recovers, whole, write_row  # noqa: F401  a fixture
+from faulted import (
+    END_SECONDS,
+    Ended,
+    Sandbox,
+    Whole,
+    assert_recovers,
+    whole,  # noqa: F401  a fixture
+    write_row,
+)
 from test_up import free_port
 
 from flows import serve
@@ -50,14 +58,14 @@ def tell(server: Server, number: int) -> None:
 
 def wait_for(sandbox: Sandbox, process: subprocess.Popen[str], stage: str) -> None:
     """Until the stage has made its first step."""
-    until = time.monotonic() + 180
+    until = time.monotonic() + END_SECONDS
     while not [*sandbox.store.root.glob(f"{stage}/.*.scratch/events.jsonl")]:
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.05)
 
 
 def ended(process: subprocess.Popen[str], since: float) -> Ended:
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=END_SECONDS)
     return Ended(process.returncode, output, time.monotonic() - since)
 
 
