@@ -46,12 +46,13 @@ class Tracker(Registry):
         return registration.tracking_uri != self.uri or self._has_run(registration.run_id)
 
     def sync(self, store: Store, *, noted_only: bool = False) -> list[Registration]:
-        """Record every sealed artifact that this server does not know yet, parents first.
+        """Record every sealed artifact that this server does not know yet, in the order they were made, parents first.
 
         `noted_only` believes what the store noted, and asks the server nothing.
         """
         known = self._noted_here if noted_only else self.registration
-        missing = {a.fingerprint: a for a in store.all() if known(a) is None}
+        in_time = sorted(store.all(), key=lambda artifact: artifact.manifest.created_at)
+        missing = {a.fingerprint: a for a in in_time if known(a) is None}
         order = TopologicalSorter({name: set(a.manifest.parents.values()) for name, a in missing.items()})
         in_order = (missing[name] for name in order.static_order() if name in missing)
         return [self.record(artifact, run_id=self._known_run(artifact)) for artifact in in_order]

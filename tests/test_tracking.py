@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Tracked
 
+from minimind import runtime
 from minimind.artifact import Artifact, Store, Summary
 from minimind.config import Config
 from minimind.errors import MissingError, ServiceError
@@ -36,6 +37,7 @@ def train(config: TrainConfig, inputs, out_dir: Path) -> Summary:
 TRACKER_IN_A_PROCESS = """
 from pathlib import Path
 from minimind.artifact import Store, open_artifact
+from tasks.registry import note_path
 from tasks.tracking import Tracker
 home = {home!r}
 print(Tracker(Path(home)).{ask})
@@ -135,6 +137,26 @@ def test_sync_delivers_what_was_made_while_the_tracker_was_away(tracker: Tracker
     assert [r.name for r in tracker.sync(Store(home))] == ["minimind-sft", "minimind-dpo"]
     assert tracker.sync(Store(home)) == []
     assert tracker.registration(sft)
+
+
+def test_a_version_whose_process_was_killed_before_its_note_is_found_again(tracker: Tracker, sft: Artifact, home: Path):
+    """The artifact's manifest names no run where MLflow was away when it was made."""
+    first = tracker.record(sft)
+    note_path(home, sft).unlink()
+    (again,) = tracker.sync(Store(home))
+    assert (again.uri, again.run_id) == (first.uri, first.run_id)
+    assert len(tracker.client.search_model_versions("")) == 1
+
+
+def test_sync_numbers_versions_as_they_were_made(tracker: Tracker, home: Path, monkeypatch: pytest.MonkeyPatch):
+    """The newest is the candidate, whatever its fingerprint."""
+    made = []
+    for second in range(5):
+        monkeypatch.setattr(runtime, "now", lambda second=second: f"2026-01-01T00:00:0{second}+00:00")
+        made.append(build(SFT, TrainConfig(lr=0.1 + second), {}, store=Store(home))[0].fingerprint)
+    assert made != sorted(made)
+    assert [r.version for r in tracker.sync(Store(home))] == [1, 2, 3, 4, 5]
+    assert [tracker.fingerprint_of(f"models:/minimind-sft/{version}") for version in range(1, 6)] == made
 
 
 @pytest.mark.slow
