@@ -37,7 +37,6 @@ def train(config: TrainConfig, inputs, out_dir: Path) -> Summary:
 TRACKER_IN_A_PROCESS = """
 from pathlib import Path
 from minimind.artifact import Store, open_artifact
-from tasks.registry import note_path
 from tasks.tracking import Tracker
 home = {home!r}
 print(Tracker(Path(home)).{ask})
