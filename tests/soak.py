@@ -14,6 +14,7 @@ import signal
 import statistics
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -127,16 +128,19 @@ def grown(sandbox: Sandbox) -> dict[str, int]:
 
 
 def told(book: Path) -> dict[str, Any]:
-    """The soak so far: runs, kills by signal, and how each figure went from the first tenth to the last."""
+    """The soak so far: runs, kills, and how each figure went from the first tenth to the last.
+
+    Of a database, which keeps every run, that is by how much it grew in one.
+    """
     rows = [json.loads(line) for line in book.read_text().splitlines()]
-    tenth = max(1, len(rows) // 10)
     kills = [kill for row in rows for kill in row["kills"]]
+    series = {name: [row[name] for row in rows] for name in ("seconds", "files", "notes")}
+    for name in ("mlflow_bytes", "prefect_bytes"):
+        series[f"{name}_a_run"] = [after[name] - before[name] for before, after in pairwise(rows)] or [0]
+    tenth = max(1, len(rows) // 10)
     figures = {
-        name: {
-            "first": statistics.median(row[name] for row in rows[:tenth]),
-            "last": statistics.median(row[name] for row in rows[-tenth:]),
-        }
-        for name in ("seconds", "files", "notes", "mlflow_bytes", "prefect_bytes")
+        name: {"first": statistics.median(values[:tenth]), "last": statistics.median(values[-tenth:])}
+        for name, values in series.items()
     }
     return {"runs": len(rows), "kills": len(kills), "figures": figures}
 
