@@ -19,7 +19,7 @@ from rich.console import Console
 
 from flows.servers import HEALTH_SECONDS, Server, own, watch
 from minimind import runtime
-from minimind.errors import ConfigError, ServiceError
+from minimind.errors import ConfigError, ServiceError, disk_error
 from tasks import databases, patience
 from tasks.redaction import without_secrets
 
@@ -38,7 +38,11 @@ POLL_SECONDS = 2  # between two looks for runs that were asked for, or cancelled
 
 def environment(home: Path) -> dict[str, str]:
     """What Prefect and MLflow must know before they are imported: state in the store, nothing sent home, no pickles."""
-    (home / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect warns about one that is not there
+    try:
+        (home / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect warns about one that is not there
+    except OSError as error:
+        other = ConfigError(f"MINIMIND_HOME is {home}, which cannot be made ({error.strerror}); choose another path")
+        raise disk_error(error, "minimind", home) or other from None
     return {
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -24,6 +24,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from minimind.errors import ConfigError
+
 if TYPE_CHECKING:
     import torch
 
@@ -34,8 +36,23 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 def home() -> Path:
-    """The store of artifacts, databases and logs: `MINIMIND_HOME`, by default `.minimind/` in the checkout."""
-    return Path(os.environ.get("MINIMIND_HOME") or CHECKOUT / ".minimind").expanduser().resolve()
+    """The store of artifacts, databases and logs: `MINIMIND_HOME`, by default `.minimind/` in the checkout.
+
+    Raises ConfigError where no directory can be there, or where a database in it would have no address.
+    """
+    given = Path(os.environ.get("MINIMIND_HOME") or CHECKOUT / ".minimind").expanduser()
+    try:
+        found = given.resolve()
+        blocking = next((path for path in (found, *found.parents) if path.exists()), found)
+    except (OSError, RuntimeError) as error:  # the latter for links in a circle
+        raise ConfigError(f"MINIMIND_HOME is {given}: {error}; choose another path") from None
+    if not blocking.is_dir():
+        raise ConfigError(f"MINIMIND_HOME is {found}, and {blocking} is no directory; choose another path")
+    if "?" in str(found):
+        raise ConfigError(f"MINIMIND_HOME is {found}, and the address of a database ends at a `?`; choose another path")
+    if os.fsencode(found) != str(found).encode(errors="replace"):
+        raise ConfigError(f"MINIMIND_HOME is {os.fsencode(found)!r}, which is not UTF-8; choose another path")
+    return found
 
 
 def fsync_path(path: Path) -> None:

@@ -2,12 +2,41 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from minimind import runtime
+from minimind.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("what?", "ends at a `?`"),
+        ("file", "file is no directory"),
+        ("file/deep/deeper", "file is no directory"),
+        ("circle", "Symlink loop"),
+        ("long" * 100, "File name too long"),
+        ("\udcff", "not UTF-8"),
+    ],
+)
+def test_a_home_that_cannot_be_is_refused_with_the_reason(
+    place: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    monkeypatch.setenv("MINIMIND_HOME", str(tmp_path / place))
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        runtime.home()
+
+
+@pytest.mark.parametrize("place", ["new/deep", "a #1 100% ünï 'x' \"y\" 你好 🐱"])
+def test_a_home_may_have_any_other_name(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MINIMIND_HOME", str(tmp_path / place))
+    assert runtime.home() == tmp_path / place
 
 
 def in_group(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
