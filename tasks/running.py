@@ -47,7 +47,7 @@ class Note(Proven):
     id: str
     host: str
     process: str
-    """`pid@time of its start`: a pid alone is given again."""
+    """`pid@start`: a pid alone is given again."""
     prefect_run: str | None = None
     tracking_uri: str | None = None
     mlflow_run: str | None = None

@@ -279,17 +279,27 @@ class Runs:
 def owner() -> dict[str, str]:
     """By what a later start can see whether this process is gone: a pid alone is given again."""
     process = psutil.Process()
-    return {"host": runtime.host()["name"], "process": f"{process.pid}@{process.create_time():.2f}"}
+    return {"host": runtime.host()["name"], "process": f"{process.pid}@{_start_of(process)}"}
 
 
 def is_alive(process: str) -> bool:
-    """Whether a process of this machine, `pid@time of its start`, is there."""
+    """Whether a process of this machine, `pid@start`, is there."""
     pid, _, started = process.partition("@")
     try:
         found = psutil.Process(int(pid))
-        return f"{found.create_time():.2f}" == started and found.status() != psutil.STATUS_ZOMBIE
+        return _start_of(found) == started and found.status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, ValueError):
         return False
+
+
+def _start_of(process: psutil.Process) -> str:
+    """When a process started, by a clock that nobody sets: which boot, and ticks since then. Only Linux tells both."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+        ticks = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+        return f"{boot}.{ticks.split()[19]}"
+    except OSError:
+        return f"{process.create_time():.2f}"
 
 
 def clean_tags(tags: Mapping[str, Any]) -> dict[str, str]:

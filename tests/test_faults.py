@@ -142,15 +142,16 @@ def test_two_pipelines_at_once_make_one_of_everything(whole: Whole):  # noqa: F8
 CLOCK = """
 import time
 started, true = time.time(), time.time
-time.time = lambda: true() - (7200 if true() - started > 8 else 0)
+time.time = lambda: true() + ({seconds} if true() - started > 8 else 0)
 """
 
 
-def test_a_clock_that_is_set_back_changes_nothing(whole: Whole, tmp_path: Path):  # noqa: F811
-    """Two hours back, eight seconds into every process."""
+@pytest.mark.parametrize("seconds", [-7200, 7200], ids=["back", "forward"])
+def test_a_clock_that_is_set_changes_nothing(seconds: int, whole: Whole, tmp_path: Path):  # noqa: F811
+    """By two hours, eight seconds into every process."""
     sandbox = whole.sandbox()
     for label in ("shard-chat", "pretrain", "sft"):
         sandbox.forget(label)
-    (tmp_path / "sitecustomize.py").write_text(CLOCK)
+    (tmp_path / "sitecustomize.py").write_text(CLOCK.format(seconds=seconds))
     assert_contained(sandbox, sandbox.pipeline(PYTHONPATH=str(tmp_path)), code=0)
     assert_recovers(sandbox, whole)

@@ -185,6 +185,28 @@ def test_a_rank_that_failed_by_itself_is_not_lost(before: str, after: str, tmp_p
     assert "IndexError" in str(error)
 
 
+class Sleeping:
+    """An agent on a machine that sleeps an hour in the midst of its training."""
+
+    pid = -1
+
+    def __init__(self, polls: int) -> None:
+        self.polls, self.now = polls, 0.0
+
+    def wait(self, timeout: float) -> int:
+        self.now += 3600 if self.polls == 2 else timeout
+        self.polls -= 1
+        if self.polls:
+            raise subprocess.TimeoutExpired("agent", timeout)
+        return 0
+
+
+def test_a_machine_that_slept_has_not_stalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = Sleeping(4)
+    monkeypatch.setattr(launch.time, "monotonic", lambda: agent.now)
+    assert launch._wait(agent, run_in(tmp_path)) == 0
+
+
 def test_threads_are_shared_out(tmp_path: Path) -> None:
     """Two ranks of as many threads as cores each would be several times slower than one."""
     threads = int(launch._environment(run_in(tmp_path, processes=2))["OMP_NUM_THREADS"])

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
+import psutil
 import pytest
 from conftest import Tracked
 from prefect import flow
@@ -20,6 +21,7 @@ from flows.serve import prefect_for_one_run
 from minimind.errors import StageError
 from tasks import running
 from tasks.running import Note, heeding_cancellation, note_end, note_run, own_end, say_cancelled, settle
+from tasks.runs import is_alive, owner
 from tasks.tracking import Tracker
 
 GONE = "4194000@1.00"
@@ -159,6 +161,15 @@ def test_an_interrupted_flow_is_cancelled_not_crashed(prefect: str, tracker: Tra
     assert states(left.prefect_run)[0] == "Crashed"
     say_cancelled(tmp_path)
     assert states(left.prefect_run)[0] == "Cancelled"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is only the time")
+def test_a_process_is_the_same_one_after_the_clock_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of a start is told from the clock of now; another process would end the runs of a living one."""
+    me = owner()["process"]
+    for time in (0.0, 1e9):
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self, time=time: time)
+        assert owner()["process"] == me and is_alive(me)
 
 
 def test_a_part_that_prefect_has_no_run_of_does_not_write_over_its_flows_note(prefect: str, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ GRACE_SECONDS = 7
 """From SIGTERM to SIGKILL: time for a step and a checkpoint of a small model, and all is over within 10 s."""
 MEETING_SECONDS = 600
 """How long node 0 waits for the others, and they for it."""
+POLL_SECONDS = 0.5
 ROOM_BYTES = 64 << 10
 """Less than this and a rank may not have been able to say why it ended."""
 TAIL_LINES = 40
@@ -218,14 +219,17 @@ def _wait(process: subprocess.Popen[bytes], run: TrainRun) -> int:
 
     Raises StageError where no rank goes on any more.
     """
-    started = time.time()
+    newest, quiet = 0.0, 0.0
     while True:
+        began = time.monotonic()
         try:
-            return process.wait(timeout=0.5)
+            return process.wait(timeout=POLL_SECONDS)
         except subprocess.TimeoutExpired:
-            pulses = (run.out_dir / PULSES_DIR).glob("*")
-            beaten = max([started, *(pulse.stat().st_mtime for pulse in pulses)])
-            if time.time() - beaten > run.config.stall_seconds:
+            beaten = max([0.0, *(pulse.stat().st_mtime for pulse in (run.out_dir / PULSES_DIR).glob("*"))])
+            # What this process saw of it: a machine that slept, or whose clock was set, has not stalled.
+            quiet = 0.0 if beaten != newest else quiet + min(time.monotonic() - began, 2 * POLL_SECONDS)
+            newest = beaten
+            if quiet > run.config.stall_seconds:
                 raise _stalled(process, run) from None
 
 
