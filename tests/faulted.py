@@ -211,6 +211,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
     shutil.rmtree(directory)
 
 
+def stopped(sandbox: Sandbox) -> psutil.Process:
+    """The process of a sandbox that stopped itself at a failpoint."""
+    until = time.monotonic() + END_SECONDS
+    while time.monotonic() < until:
+        for process in sandbox.processes():
+            if process.status() == psutil.STATUS_STOPPED:
+                return process
+        time.sleep(0.05)
+    raise AssertionError("nobody stopped")
+
+
 def assert_contained(sandbox: Sandbox, ended: Ended, *, code: int, words: str = "") -> None:
     """The end that a fault should have: nothing runs on, nothing is half there."""
     assert ended.code == code, ended.output

@@ -8,6 +8,7 @@ Not here: kills at every change to a file (`test_file_events.py`), every moment 
 (`test_kills.py`), disks and damage (`test_faults_storage.py`), servers (`test_faults_servers.py`).
 """
 
+import time
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ from faulted import (
     FAILED,
     KILLED,
     STOPPED,
+    Ended,
     Whole,
     assert_contained,
     assert_recovers,
+    stopped,
     whole,  # noqa: F401  a fixture
     write_row,
 )
@@ -136,6 +139,23 @@ def test_two_pipelines_at_once_make_one_of_everything(whole: Whole):  # noqa: F8
     outputs = [process.communicate(timeout=END_SECONDS)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert sandbox.half_artifacts() == []
+    assert_recovers(sandbox, whole)
+
+
+def test_a_machine_that_sleeps_goes_on_when_it_wakes(whole: Whole):  # noqa: F811
+    """A closed lid, a paused container: every process stands still, longer than torchrun believes a node alive."""
+    sandbox = whole.sandbox()
+    sandbox.forget("pretrain")
+    running = sandbox.start(*sandbox.pipeline_words(), MINIMIND_FAILPOINTS="train.step=stop@5/0")
+    stopped(sandbox)
+    everybody = sandbox.processes()
+    for process in everybody:
+        process.suspend()
+    time.sleep(40)
+    for process in everybody:
+        process.resume()
+    output = running.communicate(timeout=END_SECONDS)[0]
+    assert_contained(sandbox, Ended(running.returncode, output, 0), code=0)
     assert_recovers(sandbox, whole)
 
 

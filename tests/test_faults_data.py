@@ -6,10 +6,8 @@ What was read of a file that is not what it was is thrown away; what was read of
 import itertools
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 
-import psutil
 import pytest
 from faulted import (
     END_SECONDS,
@@ -18,23 +16,13 @@ from faulted import (
     Whole,
     assert_contained,
     assert_recovers,
+    stopped,
     whole,  # noqa: F401  a fixture
 )
 from web_site import Site
 
 pytestmark = pytest.mark.chaos
 REFUSED = 2
-
-
-def stopped(sandbox: Sandbox, *, within: float = END_SECONDS) -> psutil.Process:
-    """The process of a sandbox that stopped itself at a failpoint."""
-    until = time.monotonic() + within
-    while time.monotonic() < until:
-        for process in sandbox.processes():
-            if process.status() == psutil.STATUS_STOPPED:
-                return process
-        time.sleep(0.05)
-    raise AssertionError("nobody stopped")
 
 
 @pytest.mark.parametrize("how", ["appended to", "replaced by another", "taken away"])
