@@ -169,6 +169,11 @@ class Sandbox:
         ]
         return [*mlflow, *prefect]
 
+    def told_twice(self) -> list[str]:
+        """Runs of which MLflow has a step more than once."""
+        figures = "SELECT run_uuid || ' ' || key FROM metrics WHERE key IN ('loss', 'lr')"
+        return self._rows("mlflow.db", f"{figures} GROUP BY run_uuid, key, step HAVING count(*) > 1")
+
     def leftovers(self) -> list[str]:
         """Directories in the store that only a broken run has."""
         return [path.name for path in self.store.root.glob("*/.*") if path.name.endswith(LEFTOVERS)]
@@ -241,6 +246,7 @@ def assert_recovers(sandbox: Sandbox, whole: Whole, *options: str, **more: str) 
     assert sandbox.orphans() == []
     assert sandbox.open_runs() == []
     assert sandbox.leftovers() == []
+    assert sandbox.told_twice() == []
     return again
 
 

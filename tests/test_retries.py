@@ -1,18 +1,25 @@
 """Stages that are tried again: which failures may pass, and a training that lost a process while nobody looked."""
 
+import hashlib
+import os
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 from prefect.states import Failed
-from test_interrupt import start, wait_for_checkpoint, weights
+from test_pipeline import write_project
 
 from minimind import errors
 from minimind.errors import ConfigError, LostProcessError, MiniMindError, ServiceError
 from tasks import retries
 from tasks.tracking import Tracker
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+LONG = ("-o", "pretrain.epochs=25", "-o", "pretrain.checkpoint_steps=10", "-o", "sft.epochs=0.2")
 
 
 @pytest.mark.parametrize(
@@ -39,6 +46,28 @@ def test_nobody_waits_for_a_person_at_a_terminal(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(retries.VARIABLE, "often")
     with pytest.raises(ConfigError, match="MINIMIND_RETRIES=often: a number of retries"):
         retries.retries()
+
+
+def start(directory: Path, home: str) -> subprocess.Popen[str]:
+    parameters = write_project(directory)
+    environment = {**os.environ, "MINIMIND_HOME": str(directory / home), "COLUMNS": "200"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    command = [sys.executable, "-m", "minimind.cli", "run", "-r", parameters["recipe"], "-d", parameters["data"], *LONG]
+    return subprocess.Popen(
+        command, cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for_checkpoint(process: subprocess.Popen[str], home: Path) -> None:
+    deadline = time.monotonic() + 240
+    while not list(home.glob("artifacts/pretrain/.*.scratch/checkpoints/step-*/checkpoint.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def weights(home: Path) -> dict[str, str]:
+    found = home.glob("artifacts/*/*/model.safetensors")
+    return {str(p.relative_to(home)): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
 
 
 def rank_of(process: subprocess.Popen[str]) -> psutil.Process:
